@@ -1,0 +1,35 @@
+//! The node agent as a library. Modules are declared in reading order: along the record path of the active
+//! node, then of the replica, then the signal path, then where they meet.
+//!
+//! Owns: everything an agent does between the ring and the store. Refuses: knowing how a store works
+//! (`store` is the only door), and deciding with a clock in hand (`clock` is read by `node` and passed in).
+//!
+//! A stage may name a stage before it on its own path, never one after it; `cargo xtask tidy` holds that.
+
+pub mod limits;
+pub mod clock;
+pub mod config;
+pub mod rules;
+
+pub mod capture;
+pub mod batch;
+pub mod frame;
+pub mod journal;
+pub mod ship;
+pub mod transport;
+pub mod receive;
+pub mod apply;
+pub mod blob;
+pub mod store;
+pub mod digest;
+pub mod resync;
+
+pub mod probe;
+pub mod pressure;
+pub mod signal;
+pub mod beat;
+
+pub mod node;
+pub mod control;
+pub mod metrics;
+pub mod cli;
