@@ -1,1 +1,61 @@
-fn main() {}
+//! `cargo xtask`: every command that a contributor or CI runs, one module per command.
+//!
+//! Owns: setting a machine up, building what cargo alone cannot build, running everything that shows the project
+//! works, and the mesh to try things on. Links nothing of the product, so that it builds even when `agent` does not.
+//! Refuses: policy of the product; a command here only starts programs and reads what they print.
+
+mod bench;
+mod bootstrap;
+mod build;
+mod ci;
+mod clock;
+mod host;
+mod run;
+mod test;
+mod tidy;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// Sets up, builds, tests and tries Understudy.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
+enum Command {
+    /// Install what is missing on this machine, once, and say what and why
+    Bootstrap(bootstrap::Args),
+    /// Build kernel programs, workspace and store plugins
+    Build(build::Args),
+    /// Run everything that shows the project works
+    Test(test::Args),
+    /// Check what no compiler checks: module heads, import directions, documents against code
+    Tidy(tidy::Args),
+    /// Measure, side by side with what a user would pick instead
+    Bench(bench::Args),
+    /// What CI runs: `test`, without a terminal
+    Ci(ci::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Command::parse() {
+        Command::Bootstrap(args) => bootstrap::main(&args),
+        Command::Build(args) => build::main(&args),
+        Command::Test(args) => test::main(&args),
+        Command::Tidy(args) => tidy::main(&args),
+        Command::Bench(args) => bench::main(&args),
+        Command::Ci(args) => ci::main(&args),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The names of all commands, for `tidy` to hold documents against.
+fn command_names() -> Vec<String> {
+    use clap::CommandFactory;
+    Command::command().get_subcommands().map(|c| c.get_name().to_owned()).collect()
+}

@@ -1,0 +1,137 @@
+//! `cargo xtask build`: kernel programs, workspace, store plugins, in this order.
+//!
+//! Owns: where the results lie (`target/bpf/`, `target/dovecot/`). What can hurt: a part whose tools are missing; it is
+//! skipped by name, the rest is built. Refuses: installing; that is `bootstrap`, which runs first.
+
+use crate::bootstrap::{self, Group, KernelWay, Ready};
+use crate::host::Lack;
+use crate::run::{self, Ran};
+use anyhow::Result;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+/// A build past this hangs (a first build on two slow cores takes some ten minutes).
+const BUILD_LIMIT: Duration = Duration::from_secs(3600);
+
+/// Arguments of `build`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Build with optimisation
+    #[arg(long)]
+    release: bool,
+}
+
+/// A part of the build: its end, or why it was skipped.
+pub(crate) enum Part {
+    Built(Ran),
+    Skipped(Lack),
+}
+
+/// The command.
+///
+/// # Errors
+/// When logs cannot be written.
+pub(crate) fn main(args: &Args) -> Result<bool> {
+    let ready = bootstrap::ensure(&Group::BUILD, false, false);
+    let mut ok = true;
+    for (name, part) in all(&ready, args.release, &mut |name| println!("{name} ..."))? {
+        match part {
+            Part::Built(ran) if ran.ok => println!("{name}: built in {} s", ran.seconds),
+            Part::Built(ran) => {
+                ok = false;
+                ran.tail.iter().for_each(|line| println!("{line}"));
+                println!("{name}: failed ({}), log {}", ran.why, ran.log.display());
+            }
+            Part::Skipped(lack) => println!("{name}: skipped, {lack}"),
+        }
+    }
+    Ok(ok)
+}
+
+/// Builds all parts; a part that fails does not keep the next from being tried.
+///
+/// # Errors
+/// When logs cannot be written.
+pub(crate) fn all(ready: &Ready, release: bool, begin: &mut dyn FnMut(&str)) -> Result<Vec<(&'static str, Part)>> {
+    let mut parts = Vec::new();
+    begin("kernel programs");
+    parts.push(("kernel programs", kernel_programs(ready)?));
+    begin("workspace");
+    let mut cargo = run::cargo();
+    cargo.args(["build", "--workspace"]);
+    if release {
+        cargo.arg("--release");
+    }
+    parts.push(("workspace", Part::Built(run::step("build workspace", &mut cargo, BUILD_LIMIT, &mut |_| {})?)));
+    begin("dovecot plugins");
+    parts.push(("dovecot plugins", dovecot(ready, release)?));
+    Ok(parts)
+}
+
+/// Where the kernel programs lie once built.
+pub(crate) fn kernel_object() -> PathBuf {
+    run::target_dir().join("bpf/understudy.bpf.o")
+}
+
+fn kernel_programs(ready: &Ready) -> Result<Part> {
+    let way = match &ready.kernel {
+        Ok(way) => *way,
+        Err(lack) => return Ok(Part::Skipped(lack.clone())),
+    };
+    let folder = run::root().join("agent-ebpf");
+    if !folder.join("Cargo.toml").exists() {
+        return Ok(Part::Skipped(Lack::new("`agent-ebpf/Cargo.toml` is not there", "use a whole checkout")));
+    }
+    let mut cargo = match way {
+        KernelWay::Nightly => {
+            let mut cargo = run::cargo_of("nightly");
+            cargo.args(["build", "--release", "-Z", "build-std=core", "--target", "bpfel-unknown-none"]);
+            cargo
+        }
+        KernelWay::Debian => {
+            let mut cargo = Command::new("cargo");
+            for key in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTDOC", "CARGO_TARGET_DIR", "RUSTFLAGS"] {
+                cargo.env_remove(key);
+            }
+            cargo.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
+            cargo.args(["build", "--release", "--target", "bpfel-unknown-none"]);
+            cargo
+        }
+    };
+    let built = run::target_dir().join("ebpf");
+    cargo.current_dir(&folder).arg("--target-dir").arg(&built);
+    let mut ran = run::step("build kernel programs", &mut cargo, BUILD_LIMIT, &mut |_| {})?;
+    if ran.ok {
+        let kept = kernel_object();
+        std::fs::create_dir_all(kept.parent().unwrap_or(&kept))?;
+        let object = built.join("bpfel-unknown-none/release/understudy-ebpf");
+        if let Err(error) = std::fs::copy(&object, &kept) {
+            ran.ok = false;
+            ran.why = format!("no `{}`: {error}", object.display());
+        }
+    }
+    Ok(Part::Built(ran))
+}
+
+fn dovecot(ready: &Ready, release: bool) -> Result<Part> {
+    if let Err(lack) = &ready.dovecot {
+        return Ok(Part::Skipped(lack.clone()));
+    }
+    let folder = run::root().join("stores/dovecot");
+    if !folder.join("Makefile").exists() {
+        return Ok(Part::Skipped(Lack::new("`stores/dovecot/Makefile` is not there", "use a whole checkout")));
+    }
+    Ok(Part::Built(run::step("build dovecot plugins", &mut dovecot_make(release), BUILD_LIMIT, &mut |_| {})?))
+}
+
+/// `make` in `stores/dovecot` with the workspace's library and output folder; the caller adds targets.
+pub(crate) fn dovecot_make(release: bool) -> Command {
+    let profile = if release { "release" } else { "debug" };
+    let target = run::target_dir();
+    let mut make = Command::new("make");
+    make.arg("-C").arg(run::root().join("stores/dovecot"));
+    make.arg(format!("RING_LIB={}", target.join(profile).join("libunderstudy_ring.a").display()));
+    make.arg(format!("OUT={}", target.join("dovecot").display()));
+    make
+}

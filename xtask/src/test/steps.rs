@@ -1,0 +1,148 @@
+//! What each suite runs, and how long it may take before the watchdog calls it hung.
+//!
+//! Owns: the commands. Refuses: hiding a suite that cannot run here; it is reported as skipped, with its remedy.
+
+use super::libtest::Libtest;
+use super::report::Report;
+use super::{Args, Suite};
+use crate::bootstrap::Ready;
+use crate::build::{self, Part};
+use crate::{run, tidy};
+use anyhow::Result;
+use std::process::Command;
+use std::time::Duration;
+
+/// Past these a step hangs. Generous: they bound the time of CI, they do not judge speed.
+const QUICK_LIMIT: Duration = Duration::from_secs(600);
+const COMPILE_LIMIT: Duration = Duration::from_secs(2700);
+const TESTS_LIMIT: Duration = Duration::from_secs(1500);
+const LONG_LIMIT: Duration = Duration::from_secs(6 * 3600);
+
+/// Runs one suite.
+///
+/// # Errors
+/// When logs cannot be written.
+pub(super) fn run(suite: Suite, ready: &Ready, args: &Args, report: &mut Report) -> Result<()> {
+    match suite {
+        Suite::Fmt => plain("cargo fmt", run::cargo().args(["fmt", "--all", "--", "--check"]), QUICK_LIMIT, report),
+        Suite::Tidy => {
+            for check in tidy::checks(&run::root())? {
+                report.check(&format!("tidy {}", check.name), &check.problems);
+            }
+            Ok(())
+        }
+        Suite::Build => build(ready, report),
+        Suite::Clippy => {
+            let mut clippy = run::cargo();
+            clippy.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+            plain("cargo clippy", &mut clippy, COMPILE_LIMIT, report)
+        }
+        Suite::Unit => unit(args, report),
+        Suite::C => c_tests(ready, report),
+        Suite::Loom => loom(args, report),
+        Suite::Miri => miri(ready, args, report),
+        Suite::Bench => bench(report),
+        Suite::Nodes => nodes(args, report),
+    }
+}
+
+fn plain(name: &str, command: &mut Command, limit: Duration, report: &mut Report) -> Result<()> {
+    let ran = run::step(name, command, limit, &mut |line| report.progress(line))?;
+    report.step(name, &ran);
+    Ok(())
+}
+
+fn tests(name: &str, command: &mut Command, args: &Args, report: &mut Report) -> Result<()> {
+    let limit = if args.long { LONG_LIMIT } else { TESTS_LIMIT };
+    let mut found = Libtest::default();
+    let ran = run::step(name, command, limit, &mut |line| {
+        found.line(line);
+        report.progress(line);
+    })?;
+    report.tests(name, &ran, found, args.filter.is_some());
+    Ok(())
+}
+
+fn build(ready: &Ready, report: &mut Report) -> Result<()> {
+    for (name, part) in build::all(ready, false, &mut |name| report.progress(name))? {
+        match part {
+            Part::Built(ran) => report.step(&format!("build {name}"), &ran),
+            Part::Skipped(lack) => report.skip(&format!("build {name}"), &lack),
+        }
+    }
+    Ok(())
+}
+
+/// Ends a `cargo test` command line: the filter, and libtest's own flags.
+fn libtest_flags(command: &mut Command, args: &Args, prefix: Option<&str>) {
+    command.arg("--");
+    // libtest takes several filters as "any of", so a prefix of ours gives way to the user's filter.
+    command.args(args.filter.as_deref().or(prefix));
+    command.arg("--show-output");
+    if args.long {
+        command.arg("--include-ignored").env("UNDERSTUDY_TEST_LONG", "1");
+    }
+}
+
+fn unit(args: &Args, report: &mut Report) -> Result<()> {
+    let workspace = ["test", "--workspace", "--exclude", "understudy-tests", "--no-fail-fast"];
+    plain("compile tests", run::cargo().args(workspace).arg("--no-run"), COMPILE_LIMIT, report)?;
+    let mut cargo = run::cargo();
+    cargo.args(workspace);
+    libtest_flags(&mut cargo, args, None);
+    tests("crates", &mut cargo, args, report)
+}
+
+fn c_tests(ready: &Ready, report: &mut Report) -> Result<()> {
+    if let Err(lack) = &ready.dovecot {
+        report.skip("C tests", lack);
+        return Ok(());
+    }
+    let mut found = Libtest::default();
+    let mut make = build::dovecot_make(false);
+    make.arg("check");
+    let ran = run::step("C tests", &mut make, TESTS_LIMIT, &mut |line| {
+        found.line(line);
+        report.progress(line);
+    })?;
+    report.tests("C tests", &ran, found, false);
+    Ok(())
+}
+
+fn loom(args: &Args, report: &mut Report) -> Result<()> {
+    let mut cargo = run::cargo();
+    cargo.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", run::target_dir().join("loom"));
+    cargo.args(["test", "--package", "understudy-ring", "--release", "--no-fail-fast"]);
+    libtest_flags(&mut cargo, args, Some("loom_"));
+    tests("loom models", &mut cargo, args, report)
+}
+
+fn miri(ready: &Ready, args: &Args, report: &mut Report) -> Result<()> {
+    if let Err(lack) = &ready.miri {
+        report.skip("Miri", lack);
+        return Ok(());
+    }
+    let mut cargo = run::cargo_of("nightly");
+    cargo.env("CARGO_TARGET_DIR", run::target_dir().join("miri")).env("MIRIFLAGS", "-Zmiri-disable-isolation");
+    cargo.args(["miri", "test", "--package", "understudy-ring", "--no-fail-fast"]);
+    libtest_flags(&mut cargo, args, Some("miri_"));
+    tests("Miri", &mut cargo, args, report)
+}
+
+fn bench(report: &mut Report) -> Result<()> {
+    for name in ["ring", "pipeline"] {
+        let mut cargo = run::cargo();
+        cargo.args(["run", "--quiet", "--release", "--package", "understudy-bench", "--", name, "--quick"]);
+        plain(&format!("bench {name} --quick"), &mut cargo, COMPILE_LIMIT, report)?;
+    }
+    Ok(())
+}
+
+fn nodes(args: &Args, report: &mut Report) -> Result<()> {
+    let package = ["test", "--package", "understudy-tests", "--no-fail-fast"];
+    plain("compile node tests", run::cargo().args(package).arg("--no-run"), COMPILE_LIMIT, report)?;
+    let mut cargo = run::cargo();
+    cargo.args(package);
+    libtest_flags(&mut cargo, args, None);
+    tests("nodes", &mut cargo, args, report)
+}
