@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
+use object_store::{ObjectStore, PutPayload};
 use understudy_types::id::BlobId;
 
 use super::{BlobError, BlobStore, Put, directory, relative_path};
