@@ -16,3 +16,25 @@ pub const UPLOADERS: usize = 4;
 pub const UPLOAD_RETRY_MS_MIN: u64 = 20;
 /// Longest wait between two tries of an upload, in milliseconds. Tries never end: the spool keeps the body.
 pub const UPLOAD_RETRY_MS_MAX: u64 = 5_000;
+
+/// Messages of one account whose newest flags a replica remembers. The oldest is forgotten past it.
+pub const FILTER_FLAGS_MAX: usize = 16_384;
+/// Expunged messages of one account that a replica remembers. The oldest is forgotten past it.
+pub const FILTER_TOMBSTONES_MAX: usize = 65_536;
+/// Deleted mailboxes of one account that a replica remembers. The oldest is forgotten past it.
+pub const FILTER_MAILBOXES_MAX: usize = 4_096;
+/// First wait before a parked account is tried again, in milliseconds; doubles up to [`PARK_RETRY_MS_MAX`].
+pub const PARK_RETRY_MS_MIN: u64 = 5;
+/// Longest wait between two tries of a parked account, in milliseconds. Tries never end.
+pub const PARK_RETRY_MS_MAX: u64 = 5_000;
+/// How long an account may wait for a body before it counts as set aside, in milliseconds: a body and the operation
+/// that names it travel by different ways, and either may be the first.
+pub const BODY_GRACE_MS: u64 = 2_000;
+/// Longest wait for a snapshot that was asked for, in milliseconds. Past it, it is asked for again.
+pub const RESYNC_ASK_MS: u64 = 10_000;
+/// Bytes of frames that an apply worker reads at once.
+pub const APPLY_READ_BYTES: usize = 1 << 20;
+/// Operations that are sent to the store at once. More go in several requests.
+pub const APPLY_OPS_MAX: usize = 256;
+/// Operations before the cursor that are looked at after a restart, to know the newest flags again.
+pub const APPLY_REMEMBER_OPS: u64 = 2_000;
