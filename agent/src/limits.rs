@@ -38,3 +38,7 @@ pub const APPLY_READ_BYTES: usize = 1 << 20;
 pub const APPLY_OPS_MAX: usize = 256;
 /// Operations before the cursor that are looked at after a restart, to know the newest flags again.
 pub const APPLY_REMEMBER_OPS: u64 = 2_000;
+/// Frames that wait for the journal's thread. Past it `Journal::append` gives the frame back (`Busy`).
+pub const JOURNAL_QUEUE_FRAMES_MAX: usize = 4096;
+/// Answers of the journal that wait for their reader. Past it the journal's thread waits, and its queue fills.
+pub const JOURNAL_EVENTS_MAX: usize = 65_536;

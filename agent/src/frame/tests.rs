@@ -1,0 +1,1 @@
+//! Tests of frames: round trip, damage, limits.
