@@ -42,3 +42,5 @@ pub const APPLY_REMEMBER_OPS: u64 = 2_000;
 pub const JOURNAL_QUEUE_FRAMES_MAX: usize = 4096;
 /// Answers of the journal that wait for their reader. Past it the journal's thread waits, and its queue fills.
 pub const JOURNAL_EVENTS_MAX: usize = 65_536;
+/// Plans that bring one account to its snapshot. Past it the account is parked with the difference that is left.
+pub const PLAN_ROUNDS_MAX: usize = 24;

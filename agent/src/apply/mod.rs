@@ -3,3 +3,4 @@
 pub mod cursor;
 pub mod filter;
 pub mod park;
+pub mod plan;
