@@ -1,1 +1,89 @@
-//! Placeholder.
+//! What a store must offer, and the stores that offer it.
+//!
+//! Owns: the trait [`Store`], its outcomes, and its two sides: [`dovecot`] (the replay service, over a UNIX socket) and
+//! [`memory`] (a model behind the same trait, for tests and the simulator). Both pass [`conformance`]. What can hurt:
+//! a store that hangs; every call has the time-outs of its side. Refuses: order, tombstones and "newest wins", which
+//! are `apply`'s; and letting anything that is particular to one store show through.
+
+use std::path::PathBuf;
+
+use understudy_types::op::Op;
+
+/// One operation for the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApplyItem {
+    pub op: Op,
+    /// File with the verified body, for operations that save a message.
+    pub body_path: Option<PathBuf>,
+}
+
+/// What became of one operation. The numbers are those of `docs/formats.md`, "Replay service".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Status {
+    Applied,
+    AlreadySo,
+    UnknownUser,
+    NoMailbox,
+    SourceMissing,
+    UidConflict,
+    BodyUnreadable,
+    Temporary,
+    Refused,
+    Malformed,
+    /// From a newer service.
+    Other(u16),
+}
+
+/// Status and, on a failure, what the store said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub status: Status,
+    pub detail: String,
+}
+
+/// What a dump is to hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DumpOptions {
+    /// Messages, not only mailboxes.
+    pub messages: bool,
+    /// Put each body into the spool and name it by its blob id.
+    pub bodies: bool,
+}
+
+/// Why a store could not be asked. None of these says anything about a single operation.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("cannot reach the store's replay service at `{path}`: {source}; is the store running, with the service configured?")]
+    Unreachable { path: PathBuf, source: std::io::Error },
+    #[error("the store's replay service did not answer within {timeout_ms} ms")]
+    TimedOut { timeout_ms: u64 },
+    #[error("the connection to the store's replay service broke: {0}")]
+    Broken(std::io::Error),
+    #[error("the store's replay service answered out of order or malformed: {0}")]
+    Protocol(String),
+    #[error("the store does not know the account `{0}`")]
+    UnknownAccount(String),
+    #[error("the store failed for account `{account}`: {detail}")]
+    Failed { account: String, detail: String },
+}
+
+/// A store, as one worker sees it: one connection, one request at a time.
+pub trait Store: Send {
+    /// Applies operations of one account in order; gives one outcome each.
+    ///
+    /// # Errors
+    /// When nothing is known about the outcomes: the caller applies all of them again.
+    fn apply(&mut self, account: &str, items: &[ApplyItem]) -> Result<Vec<Outcome>, StoreError>;
+
+    /// Gives the account's state as operations, in the order of `docs/formats.md`.
+    ///
+    /// # Errors
+    /// When the account cannot be read whole; `sink` may have seen a part.
+    fn dump(&mut self, account: &str, options: DumpOptions, sink: &mut dyn FnMut(Op)) -> Result<(), StoreError>;
+
+    /// The store's name and version, for people.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    fn version(&mut self) -> Result<String, StoreError>;
+}
