@@ -82,10 +82,7 @@ fn every_rule_refuses_by_its_name() {
     assert_eq!(changed(|h| h.epoch = Epoch(0)), Some(FrameInvalid::Epoch(0)));
     let ring = FrameInvalid::Ring { generation: 11, first: 200, last: 116 };
     assert_eq!(changed(|h| h.ring_index_first = 200), Some(ring));
-    assert_eq!(
-        changed(|h| h.ring_generation = 0),
-        Some(FrameInvalid::Ring { generation: 0, first: 100, last: 116 })
-    );
+    assert_eq!(changed(|h| h.ring_generation = 0), Some(FrameInvalid::Ring { generation: 0, first: 100, last: 116 }));
 }
 
 proptest! {

@@ -13,8 +13,8 @@ use super::{Frame, FrameError, Opened};
 
 /// Below this a body is stored raw: zstd's own frame takes about 15 bytes, and two cache lines are not worth it.
 const COMPRESS_BYTES_MIN: usize = 128;
-/// Above this the dictionary is not used: zstd has then found its own repetitions, and the two ways differ by less
-/// than 1 % on generated mailbox traffic (`dictionary_pays_for_small_bodies` prints both).
+/// Above this the dictionary is not used: zstd finds its own repetitions. On generated mailbox traffic it saves a
+/// third of 4 operations and 2 % of 53 kB (`dictionary_pays_for_small_bodies` prints both).
 const DICTIONARY_BODY_BYTES_MAX: usize = 128 * 1024;
 
 /// How hard to compress.

@@ -13,6 +13,7 @@ use understudy_types::op::{Entry, EntryError, entries};
 mod builder;
 mod codec;
 mod dictionary;
+pub mod traffic;
 
 pub use builder::{BuilderError, FrameBuilder, Seal};
 pub use codec::{FrameCodec, Level, level_for};
