@@ -1,0 +1,218 @@
+//! Checks between keys, and of the host where asked.
+//!
+//! Owns: what cannot work although each value is valid on its own, each with its remedy. What can hurt: an agent
+//! that starts and then stands still; what would stop it later is an error here. Refuses: changing anything.
+
+use std::path::{Path, PathBuf};
+
+use super::model::{BlobKind, Config};
+use super::placement::Placement;
+use super::{Problem, Severity};
+use crate::rules::Rules;
+
+/// Looks at the configuration alone: no file, no socket.
+#[must_use]
+pub fn check(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    peers(config, &mut problems);
+    sizes(config, &mut problems);
+    blobs(config, &mut problems);
+    if let Err(found) = Placement::build(config) {
+        problems.extend(found);
+    }
+    problems.extend(Rules::check(config));
+    problems
+}
+
+fn peers(config: &Config, problems: &mut Vec<Problem>) {
+    for (index, peer) in config.peers.iter().enumerate() {
+        let at = |name: &str| format!("peers[{index}].{name}");
+        if peer.id == config.node.id {
+            problems.push(Problem::error(at("id"), format!("{} is this node", peer.id), "list only the other nodes"));
+        }
+        if peer.name == config.node.name {
+            problems.push(Problem::error(
+                at("name"),
+                format!("`{}` is this node", peer.name),
+                "give each node a name of its own",
+            ));
+        }
+        let before = &config.peers[..index];
+        if before.iter().any(|other| other.id == peer.id) {
+            problems.push(Problem::error(
+                at("id"),
+                format!("{} is named twice", peer.id),
+                "give each node an id of its own",
+            ));
+        }
+        if before.iter().any(|other| other.name == peer.name) {
+            problems.push(Problem::error(
+                at("name"),
+                format!("`{}` is named twice", peer.name),
+                "give each node a name of its own",
+            ));
+        }
+    }
+    if config.transport.listen.is_empty() && !config.peers.is_empty() {
+        problems.push(Problem::error(
+            "transport.listen",
+            "is empty although there are peers",
+            "name an address that they can reach",
+        ));
+    }
+}
+
+fn sizes(config: &Config, problems: &mut Vec<Problem>) {
+    for (key, value) in [("ring.bytes", config.ring.bytes), ("ring.slots", config.ring.slots)] {
+        if !value.is_power_of_two() {
+            let near = value.checked_next_power_of_two().unwrap_or(1 << 31);
+            problems.push(Problem::error(
+                key,
+                format!("{value} is no power of two"),
+                format!("take {near} or {}", near / 2),
+            ));
+        }
+    }
+    let journal = &config.journal;
+    if !journal.segment_bytes.is_multiple_of(4096) {
+        problems.push(Problem::error(
+            "journal.segment_bytes",
+            format!("{} is no multiple of 4096", journal.segment_bytes),
+            "",
+        ));
+    }
+    if journal.bytes_max / 4 < journal.segment_bytes {
+        problems.push(Problem::error(
+            "journal.bytes_max",
+            format!("{} bytes hold fewer than four segments of {}", journal.bytes_max, journal.segment_bytes),
+            "raise it or lower `journal.segment_bytes`",
+        ));
+    }
+    if config.tuning.batch_linger_us / 1000
+        >= config.rules.iter().map(|rule| u64::from(rule.wait_timeout_ms)).min().unwrap_or(u64::MAX)
+    {
+        problems.push(Problem::error(
+            "tuning.batch_linger_us",
+            "an operation waits longer for company than a client waits for its OK",
+            "lower it, or raise the rule's `wait_timeout_ms`",
+        ));
+    }
+}
+
+fn blobs(config: &Config, problems: &mut Vec<Problem>) {
+    let blobs = &config.blobs;
+    if blobs.kind != BlobKind::S3 {
+        if !config.peers.is_empty() && blobs.path.starts_with(&config.node.data_dir) {
+            problems.push(Problem::warning(
+                "blobs.path",
+                format!("`{}` is inside this node's own data directory", blobs.path.display()),
+                "every node must see the same directory: make sure that it is shared, or use `kind = \"s3\"`",
+            ));
+        }
+        return;
+    }
+    for (key, value) in [("blobs.endpoint", &blobs.endpoint), ("blobs.bucket", &blobs.bucket)] {
+        if value.is_none() {
+            problems.push(Problem::error(key, "must be set for `kind = \"s3\"`", ""));
+        }
+    }
+    for (name, text, file) in [
+        ("blobs.access_key", &blobs.access_key, &blobs.access_key_file),
+        ("blobs.secret_key", &blobs.secret_key, &blobs.secret_key_file),
+    ] {
+        match (text, file) {
+            (None, None) => problems.push(Problem::error(
+                name,
+                "must be set for `kind = \"s3\"`",
+                format!("set it, or `{name}_file`"),
+            )),
+            (Some(_), Some(_)) => {
+                problems.push(Problem::error(name, format!("is set, and so is `{name}_file`"), "set one of them"))
+            }
+            _ => {}
+        }
+    }
+    if blobs.endpoint.as_ref().is_some_and(|url| url.starts_with("http://")) && !blobs.allow_http {
+        problems.push(Problem::error(
+            "blobs.endpoint",
+            "has no TLS",
+            "use https, or set `blobs.allow_http = true` where the network is yours",
+        ));
+    }
+}
+
+/// Looks at the host: files that must be readable, directories that must exist, groups that must be known.
+#[must_use]
+pub fn check_host(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if !config.peers.is_empty() {
+        let tls = &config.transport.tls;
+        for (key, path) in
+            [("transport.tls.ca", &tls.ca), ("transport.tls.cert", &tls.cert), ("transport.tls.key", &tls.key)]
+        {
+            if let Err(error) = std::fs::File::open(path) {
+                let remedy = if error.kind() == std::io::ErrorKind::PermissionDenied {
+                    "make it readable for the agent's user"
+                } else {
+                    "make it with `understudy cert`"
+                };
+                problems.push(Problem::error(key, format!("cannot read `{}`: {error}", path.display()), remedy));
+            }
+        }
+        problems.extend(private(&tls.key));
+    }
+    if let Some(group) = &config.ring.group
+        && !matches!(nix::unistd::Group::from_name(group), Ok(Some(_)))
+    {
+        problems.push(Problem::error(
+            "ring.group",
+            format!("there is no group `{group}` on this host"),
+            format!("`groupadd --system {group}`, or name the group of the mail processes"),
+        ));
+    }
+    for (index, path) in config.store.mail_paths.iter().enumerate() {
+        if !path.is_dir() {
+            problems.push(Problem::warning(
+                "store.mail_paths",
+                format!("entry {index}, `{}`, is no directory", path.display()),
+                "correct it, or make it before the store starts",
+            ));
+        }
+    }
+    let keyed: [(&str, &PathBuf); 4] = [
+        ("node.data_dir", &config.node.data_dir),
+        ("node.runtime_dir", &config.node.runtime_dir),
+        ("journal.dir", &config.journal.dir),
+        ("store.spool_dir", &config.store.spool_dir),
+    ];
+    for (key, path) in keyed {
+        if let Some(problem) = creatable(key, path) {
+            problems.push(problem);
+        }
+    }
+    let (_, found) = Rules::build(config);
+    problems.extend(found.into_iter().filter(|problem| problem.severity == Severity::Error));
+    problems
+}
+
+/// A private key that others can read.
+fn private(path: &Path) -> Option<Problem> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path).ok()?.permissions().mode();
+    (mode & 0o007 != 0).then(|| {
+        Problem::error(
+            "transport.tls.key",
+            format!("`{}` can be read by everybody (mode {:04o})", path.display(), mode & 0o777),
+            "`chmod 0640` it",
+        )
+    })
+}
+
+/// A directory that neither exists nor can be made because something else is in the way.
+fn creatable(key: &str, path: &Path) -> Option<Problem> {
+    let nearest = path.ancestors().find(|ancestor| ancestor.exists())?;
+    if nearest.is_dir() {
+        return None;
+    }
+    Some(Problem::error(key, format!("`{}` is no directory", nearest.display()), "name another place, or remove it"))
+}
