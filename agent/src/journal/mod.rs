@@ -108,12 +108,14 @@ impl Journal {
         Err(AppendError::Busy(frame))
     }
 
-    /// Queues a frame that a peer sent. Never waits. Exactly one event answers it.
+    /// Queues a frame that a peer sent. Never waits. Exactly one event answers it. `authority` is the epoch in which
+    /// the sender is active now: it may ship frames that were sealed in an earlier one, and is refused for ever once
+    /// the group has seen a higher one.
     ///
     /// # Errors
     /// The frame comes back.
-    pub fn append_received(&self, frame: Frame, token: Token) -> Result<(), AppendError<Frame>> {
-        let _ = token;
+    pub fn append_received(&self, frame: Frame, authority: Epoch, token: Token) -> Result<(), AppendError<Frame>> {
+        let _ = (authority, token);
         Err(AppendError::Busy(frame))
     }
 
