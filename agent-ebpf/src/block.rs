@@ -51,13 +51,7 @@ pub fn block_rq_complete(ctx: RawTracePointContext) -> i32 {
         record_error(state.row, status);
         send(
             EventKind::BlockError,
-            Event {
-                at_ns: now,
-                value: state.sector,
-                number: state.device,
-                other: status as u32,
-                ..Event::default()
-            },
+            Event { at_ns: now, value: state.sector, number: state.device, other: status as u32, ..Event::default() },
         );
     }
     if done >= u64::from(bytes) || status != 0 {

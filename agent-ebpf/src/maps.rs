@@ -16,6 +16,7 @@ use understudy_types::probe::{
 };
 
 /// Layout of everything below; the agent refuses an object of another one.
+#[unsafe(link_section = ".rodata.layout")]
 #[unsafe(no_mangle)]
 pub static LAYOUT: u32 = LAYOUT_VERSION;
 /// `Offsets` of this kernel, as words.
@@ -124,11 +125,19 @@ pub fn lose(what: Lost) {
     }
 }
 
+/// Hides a value from the optimiser. It proves an index to be in range and drops the check; the verifier, which
+/// cannot follow that proof, then refuses the program ("unbounded min value").
+#[inline(always)]
+fn opaque(value: usize) -> usize {
+    // SAFETY: a reference to a live local.
+    unsafe { core::ptr::read_volatile(&value) }
+}
+
 /// Counts one duration in a row.
 #[inline(always)]
 pub fn record(row: u32, ns: u64) {
     let Some(words) = HISTOGRAMS.get_ptr_mut(row) else { return };
-    let index = bucket(ns) + 1;
+    let index = opaque(bucket(ns) + 1);
     if index >= HISTOGRAM_WORDS {
         return;
     }
@@ -144,7 +153,10 @@ pub fn record(row: u32, ns: u64) {
 #[inline(always)]
 pub fn record_error(row: u32, errno: u64) {
     let Some(counts) = ERRORS.get_ptr_mut(row) else { return };
-    let index = if errno < ERRNO_OTHER as u64 { errno as usize } else { ERRNO_OTHER };
+    let index = opaque(if errno < ERRNO_OTHER as u64 { errno as usize } else { ERRNO_OTHER });
+    if index >= ERRNOS {
+        return;
+    }
     // SAFETY: a live element of ERRNOS words; `index` is at most the last.
     unsafe { *counts.cast::<u64>().add(index) += 1 };
 }

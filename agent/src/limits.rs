@@ -44,3 +44,11 @@ pub const JOURNAL_QUEUE_FRAMES_MAX: usize = 4096;
 pub const JOURNAL_EVENTS_MAX: usize = 65_536;
 /// Plans that bring one account to its snapshot. Past it the account is parked with the difference that is left.
 pub const PLAN_ROUNDS_MAX: usize = 24;
+/// Processes of the store whose /proc files are read each second. Past it the rest is counted as unread.
+pub const PROC_TREE_READ_MAX: usize = 1024;
+/// Calls in flight that one look asks what they wait for. Past it they do not count as work.
+pub const STALL_ASKED_MAX: usize = 64;
+/// Samples of the probe that wait for their reader. Past it the newest is dropped and counted.
+pub const PROBE_SAMPLES_MAX: usize = 8;
+/// Kernel events that wait for their reader. Past it the newest is dropped and counted.
+pub const PROBE_EVENTS_MAX: usize = 4096;
