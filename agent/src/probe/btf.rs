@@ -258,7 +258,7 @@ mod tests {
         let strings = b"\0outer\0first\0deep\0";
         let mut types: Vec<u8> = Vec::new();
         let mut push = |words: &[u32]| words.iter().for_each(|w| types.extend_from_slice(&w.to_ne_bytes()));
-        push(&[0, (KIND_STRUCT << 24) | 1, 24, 14, 1, 16 * 8]);
+        push(&[0, (KIND_STRUCT << 24) | 1, 24, 13, 1, 16 * 8]);
         push(&[1, (KIND_STRUCT << 24) | 2, 40, 7, 1, 4 * 8, 0, 1, 8 * 8]);
         let mut out = Vec::new();
         out.extend_from_slice(&MAGIC.to_ne_bytes());
