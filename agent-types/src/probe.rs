@@ -350,7 +350,7 @@ impl Event {
             tid: half(bytes, 24),
             number: half(bytes, 28),
             other: half(bytes, 32),
-            code: half(bytes, 36).cast_signed(),
+            code: i32::from_ne_bytes(half(bytes, 36).to_ne_bytes()),
             comm,
         };
         Some((EventKind::from_number(event.kind)?, event))

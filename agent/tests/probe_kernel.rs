@@ -263,11 +263,11 @@ fn exits_and_kills_are_reported() {
     assert_eq!(has(&|e| matches!(e, KernelEvent::Exit { status: 3, signal: 0, is_store: false, .. })), 1, "{seen:?}");
     assert_eq!(has(&|e| matches!(e, KernelEvent::Exit { signal: 9, is_store: false, .. })), 1, "{seen:?}");
     assert_eq!(has(&|e| matches!(e, KernelEvent::Exit { signal: 9, is_store: true, .. })), 1, "{seen:?}");
-    let kill_of = |target: u32, sender: u32| {
-        has(
-            &|e| matches!(e, KernelEvent::Signal { signal: 9, pid, sender_pid, .. } if (*pid, *sender_pid) == (target, sender)),
-        )
+    let killed = |event: &KernelEvent| match event {
+        KernelEvent::Signal { signal: 9, pid, sender_pid, .. } => Some((*pid, *sender_pid)),
+        _ => None,
     };
+    let kill_of = |target: u32, sender: u32| has(&|event| killed(event) == Some((target, sender)));
     assert_eq!(kill_of(pid, own), 1, "{seen:?}");
     let (_, last) = gather(&probe, |sums| sums.samples >= 2);
     assert!(!last.store_is_alive);
