@@ -12,15 +12,15 @@ extern crate alloc;
 
 // The kernel programs have neither an allocator nor checksums: without the feature they see `probe` alone.
 #[cfg(feature = "checksum")]
-pub mod id;
-#[cfg(feature = "checksum")]
-pub mod op;
-#[cfg(feature = "checksum")]
-pub mod ring;
+pub mod beat;
 #[cfg(feature = "checksum")]
 pub mod frame;
 #[cfg(feature = "checksum")]
+pub mod id;
+#[cfg(feature = "checksum")]
 pub mod message;
+#[cfg(feature = "checksum")]
+pub mod op;
 pub mod probe;
 #[cfg(feature = "checksum")]
-pub mod beat;
+pub mod ring;

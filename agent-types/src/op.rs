@@ -155,29 +155,81 @@ pub struct Mailbox {
 /// arrive in the wrong order still converge. `snapshot` is not 0 on operations that a resync wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    MailboxCreated { mailbox: Mailbox, snapshot: u64 },
-    MailboxDeleted { guid: MailboxGuid, name: String },
+    MailboxCreated {
+        mailbox: Mailbox,
+        snapshot: u64,
+    },
+    MailboxDeleted {
+        guid: MailboxGuid,
+        name: String,
+    },
     /// Children move along silently, as the store does it.
-    MailboxRenamed { guid: MailboxGuid, old_name: String, new_name: String },
+    MailboxRenamed {
+        guid: MailboxGuid,
+        old_name: String,
+        new_name: String,
+    },
     /// Identity or counters became known or were raised.
-    MailboxUpdated { mailbox: Mailbox, snapshot: u64 },
-    Subscribed { name: String, snapshot: u64 },
-    Unsubscribed { name: String },
-    MessageSaved { message: Message, snapshot: u64 },
-    MessageCopied { message: Message, source: MailboxGuid, source_uid: u32, moved: bool },
-    MessageExpunged { mailbox: MailboxGuid, uid: u32, guid: String },
+    MailboxUpdated {
+        mailbox: Mailbox,
+        snapshot: u64,
+    },
+    Subscribed {
+        name: String,
+        snapshot: u64,
+    },
+    Unsubscribed {
+        name: String,
+    },
+    MessageSaved {
+        message: Message,
+        snapshot: u64,
+    },
+    MessageCopied {
+        message: Message,
+        source: MailboxGuid,
+        source_uid: u32,
+        moved: bool,
+    },
+    MessageExpunged {
+        mailbox: MailboxGuid,
+        uid: u32,
+        guid: String,
+    },
     /// Whole resulting value, not a change; the highest modseq wins.
-    FlagsSet { mailbox: MailboxGuid, uid: u32, guid: String, flags: u32, keywords: Vec<String>, modseq: u64 },
+    FlagsSet {
+        mailbox: MailboxGuid,
+        uid: u32,
+        guid: String,
+        flags: u32,
+        keywords: Vec<String>,
+        modseq: u64,
+    },
     /// `mailbox` is `None` for server-wide metadata; `value` is `None` when it was removed.
-    AttributeSet { mailbox: Option<MailboxGuid>, private: bool, key: String, value: Option<Vec<u8>>, snapshot: u64 },
+    AttributeSet {
+        mailbox: Option<MailboxGuid>,
+        private: bool,
+        key: String,
+        value: Option<Vec<u8>>,
+        snapshot: u64,
+    },
     /// The account was set aside by a peer or an administrator.
-    Quarantined { reason: String },
+    Quarantined {
+        reason: String,
+    },
     /// A snapshot of the account follows, operation by operation, between the account's live ones.
-    ResyncBegin { snapshot: u64 },
+    ResyncBegin {
+        snapshot: u64,
+    },
     /// The snapshot is complete: what it did not name and no later operation made is to go.
-    ResyncEnd { snapshot: u64 },
+    ResyncEnd {
+        snapshot: u64,
+    },
     /// From a newer version: passed on as it is.
-    Unknown { kind: u16, fields: Vec<u8> },
+    Unknown {
+        kind: u16,
+        fields: Vec<u8>,
+    },
 }
 
 impl Op {

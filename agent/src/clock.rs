@@ -24,7 +24,8 @@ impl MonoNs {
 /// Reads CLOCK_MONOTONIC, in nanoseconds since the host booted (comparable between processes of one host).
 #[must_use]
 pub fn mono() -> MonoNs {
-    let ts = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap_or_else(|_| nix::sys::time::TimeSpec::new(0, 0));
+    let ts = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .unwrap_or_else(|_| nix::sys::time::TimeSpec::new(0, 0));
     let seconds = u64::try_from(ts.tv_sec()).unwrap_or(0);
     MonoNs(seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(ts.tv_nsec()).unwrap_or(0)))
 }

@@ -52,3 +52,11 @@ pub const STALL_ASKED_MAX: usize = 64;
 pub const PROBE_SAMPLES_MAX: usize = 8;
 /// Kernel events that wait for their reader. Past it the newest is dropped and counted.
 pub const PROBE_EVENTS_MAX: usize = 4096;
+/// How often a replica's cursor is made durable, in milliseconds. A crash of the host repeats at most so much.
+pub const CURSOR_DURABLE_MS: u64 = 200;
+/// Accounts of one group whose recent operations a replica remembers. Past it all are forgotten and learnt anew.
+pub const FILTER_ACCOUNTS_MAX: usize = 50_000;
+/// How long an apply worker sleeps when it has nothing to do and is not woken, in milliseconds.
+pub const APPLY_IDLE_MS: u64 = 1_000;
+/// How long an apply worker waits after the store could not be asked, in milliseconds.
+pub const APPLY_STORE_RETRY_MS: u64 = 100;

@@ -108,9 +108,7 @@ impl Filter {
     pub fn judge(&mut self, op: Op) -> Verdict {
         if let Op::MailboxCreated { mailbox, .. } = &op {
             self.deleted.map.remove(&mailbox.guid);
-        } else if !matches!(op, Op::MailboxDeleted { .. })
-            && op.mailbox().is_some_and(|guid| self.is_deleted(guid))
-        {
+        } else if !matches!(op, Op::MailboxDeleted { .. }) && op.mailbox().is_some_and(|guid| self.is_deleted(guid)) {
             return Verdict::Skip("its mailbox is deleted later");
         }
         match op {
@@ -118,14 +116,26 @@ impl Filter {
                 if self.is_expunged(message.mailbox, message.uid) {
                     return Verdict::Skip("the message is expunged later");
                 }
-                self.newest_into(&mut message.modseq, &mut message.flags, &mut message.keywords, message.mailbox, message.uid);
+                self.newest_into(
+                    &mut message.modseq,
+                    &mut message.flags,
+                    &mut message.keywords,
+                    message.mailbox,
+                    message.uid,
+                );
                 Verdict::Apply(Op::MessageSaved { message, snapshot })
             }
             Op::MessageCopied { mut message, source, source_uid, moved } => {
                 if self.is_expunged(message.mailbox, message.uid) {
                     return Verdict::Skip("the message is expunged later");
                 }
-                self.newest_into(&mut message.modseq, &mut message.flags, &mut message.keywords, message.mailbox, message.uid);
+                self.newest_into(
+                    &mut message.modseq,
+                    &mut message.flags,
+                    &mut message.keywords,
+                    message.mailbox,
+                    message.uid,
+                );
                 Verdict::Apply(Op::MessageCopied { message, source, source_uid, moved })
             }
             Op::FlagsSet { mailbox, uid, guid, flags, keywords, modseq } => {

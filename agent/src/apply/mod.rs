@@ -1,6 +1,16 @@
 //! Replay of journaled operations into the store of a replica: order, idempotence, and accounts set aside.
+//!
+//! Owns: from a durable frame to a store that holds it. What can hurt: a crash between the store's commit and the
+//! cursor's, operations that come in another order than they were committed, a body that is not there yet, a store
+//! that refuses. Each has its file: [`cursor`], [`filter`], [`park`], [`plan`]. Refuses: skipping an operation in
+//! silence, and letting one account hold up another (rules 5, 9, 11).
 
+pub mod applier;
 pub mod cursor;
 pub mod filter;
 pub mod park;
 pub mod plan;
+mod snapshot;
+pub mod worker;
+
+pub use applier::{ApplyError, ApplyEvent, GroupApplier, Tools};

@@ -108,9 +108,8 @@ impl Lot {
     /// Accounts whose operations are to be tried again now. Those that wait for a snapshot are not among them.
     #[must_use]
     pub fn due(&self, now: MonoNs) -> Vec<String> {
-        let ready = |w: &Waiting| {
-            w.next_try <= now && matches!(w.parked.reason, Reason::Body { .. } | Reason::Store { .. })
-        };
+        let ready =
+            |w: &Waiting| w.next_try <= now && matches!(w.parked.reason, Reason::Body { .. } | Reason::Store { .. });
         self.accounts.iter().filter(|(_, w)| ready(w)).map(|(account, _)| account.clone()).collect()
     }
 

@@ -90,8 +90,7 @@ fn must_be_made_anew(guid: MailboxGuid, target: &MailboxState, current: &Mailbox
         None => *uid < current.next_uid && !live.expunged.contains(&(guid, *uid)),
     });
     // A message above what the snapshot saw, that no live operation made, was put there behind the active's back.
-    let foreign =
-        current.messages.keys().any(|uid| *uid >= target.next_uid && !live.messages.contains(&(guid, *uid)));
+    let foreign = current.messages.keys().any(|uid| *uid >= target.next_uid && !live.messages.contains(&(guid, *uid)));
     let too_high = current.next_uid > target.next_uid
         && current.next_uid > live.messages.iter().filter(|m| m.0 == guid).map(|m| m.1 + 1).max().unwrap_or(0);
     hole || foreign || too_high

@@ -46,7 +46,8 @@ impl BodyCache {
     /// When it cannot be made or read.
     pub fn open(directory: &Path, store: Arc<dyn BlobStore>) -> Result<Self, BlobError> {
         fs::create_dir_all(directory).map_err(BlobError::io("create the staging directory", directory))?;
-        for entry in fs::read_dir(directory).map_err(BlobError::io("read the staging directory", directory))?.flatten() {
+        for entry in fs::read_dir(directory).map_err(BlobError::io("read the staging directory", directory))?.flatten()
+        {
             // What cannot be removed now is harmless: names are never used twice.
             let _ = fs::remove_file(entry.path());
         }

@@ -72,7 +72,11 @@ impl S3 {
 
     fn key(&self, id: BlobId) -> ObjectPath {
         let below = relative_path(id);
-        if self.prefix.is_empty() { ObjectPath::from(below) } else { ObjectPath::from(format!("{}/{below}", self.prefix)) }
+        if self.prefix.is_empty() {
+            ObjectPath::from(below)
+        } else {
+            ObjectPath::from(format!("{}/{below}", self.prefix))
+        }
     }
 
     fn length(&self, id: BlobId) -> Result<Option<u64>, BlobError> {

@@ -74,7 +74,9 @@ pub enum AppendError<F> {
 /// What stopped a journal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    #[error("write of {bytes} bytes at {at} of journal segment `{segment}` failed: {error}; check the disk, then restart the agent")]
+    #[error(
+        "write of {bytes} bytes at {at} of journal segment `{segment}` failed: {error}; check the disk, then restart the agent"
+    )]
     Write { segment: u64, at: u64, bytes: usize, error: String },
     #[error("fsync of journal segment `{segment}` failed: {error}; check the disk, then restart the agent")]
     Sync { segment: u64, error: String },

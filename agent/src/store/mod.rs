@@ -30,6 +30,8 @@ pub enum Status {
     Temporary,
     Refused,
     Malformed,
+    /// An operation before it in the same request failed, so that this one was left alone.
+    NotTried,
     /// From a newer service.
     Other(u16),
 }
@@ -53,7 +55,9 @@ pub struct DumpOptions {
 /// Why a store could not be asked. None of these says anything about a single operation.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("cannot reach the store's replay service at `{path}`: {source}; is the store running, with the service configured?")]
+    #[error(
+        "cannot reach the store's replay service at `{path}`: {source}; is the store running, with the service configured?"
+    )]
     Unreachable { path: PathBuf, source: std::io::Error },
     #[error("the store's replay service did not answer within {timeout_ms} ms")]
     TimedOut { timeout_ms: u64 },

@@ -87,7 +87,9 @@ fn follow(target: &AccountState, mut current: AccountState, live: &Live) -> Acco
 fn mailbox(name: usize, messages: &[(u32, u8, u32)], spare: u32, uid_validity: u32) -> MailboxState {
     let messages: BTreeMap<u32, MessageState> = messages
         .iter()
-        .map(|(uid, guid, flags)| (*uid, MessageState { guid: format!("m{guid}"), flags: *flags, ..MessageState::default() }))
+        .map(|(uid, guid, flags)| {
+            (*uid, MessageState { guid: format!("m{guid}"), flags: *flags, ..MessageState::default() })
+        })
         .collect();
     let next_uid = messages.keys().next_back().map_or(1, |uid| uid + 1) + spare;
     MailboxState { name: format!("box{name}"), uid_validity, next_uid, messages, ..MailboxState::default() }

@@ -1,0 +1,509 @@
+//! One group's replay: reads durable frames after the cursor, sorts them by account, applies them, moves the cursor.
+//!
+//! Owns: the group's applied position. What can hurt: the store committed and the cursor did not; everything after
+//! the cursor is applied again, so each account's coming removals are foreseen before its operations are applied.
+//! Refuses: a position that goes back, and advancing past an operation that is neither applied nor parked.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use understudy_types::id::{GroupId, Sequence};
+use understudy_types::op::Op;
+
+use super::cursor::{CursorError, Cursors, Update};
+use super::filter::{Filter, Verdict};
+use super::park::{Lot, Parked, Reason};
+use crate::blob::BlobError;
+use crate::blob::cache::{Body, BodyCache};
+use crate::clock::MonoNs;
+use crate::frame::{Frame, FrameCodec, FrameError};
+use crate::journal::{JournalReader, ReadError};
+use crate::limits::{APPLY_OPS_MAX, APPLY_READ_BYTES, APPLY_REMEMBER_OPS, CURSOR_DURABLE_MS, FILTER_ACCOUNTS_MAX};
+use crate::store::{ApplyItem, Outcome, Status, Store, StoreError};
+
+/// Why replay of a group stopped for now. It is tried again; nothing was passed over.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Cursor(#[from] CursorError),
+    #[error("cannot read the journal: {0}")]
+    Journal(#[from] ReadError),
+    #[error("a frame of the journal cannot be opened: {0}")]
+    Frame(#[from] FrameError),
+}
+
+/// What the event loop should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApplyEvent {
+    Applied {
+        group: GroupId,
+        seq: u64,
+    },
+    /// The account was set aside, or why it is set aside has changed.
+    Parked {
+        group: GroupId,
+        account: String,
+        parked: Parked,
+    },
+    Released {
+        group: GroupId,
+        account: String,
+    },
+    /// The account's active is to be asked for a snapshot.
+    Ask {
+        group: GroupId,
+        account: String,
+        bodies: bool,
+    },
+    /// Operations that the store answered for: kind, status, how many.
+    Count {
+        kind: u16,
+        status: Status,
+        count: u64,
+    },
+}
+
+/// Where frames come from; the journal, or a list in tests.
+pub trait Frames {
+    /// As [`JournalReader::read`].
+    ///
+    /// # Errors
+    /// As [`JournalReader::read`].
+    fn read(&self, group: GroupId, from: Sequence, bytes_max: usize) -> Result<Vec<Frame>, ReadError>;
+}
+
+impl Frames for JournalReader {
+    fn read(&self, group: GroupId, from: Sequence, bytes_max: usize) -> Result<Vec<Frame>, ReadError> {
+        JournalReader::read(self, group, from, bytes_max)
+    }
+}
+
+/// What an applier works with; one set per worker thread.
+pub struct Tools<'a> {
+    pub store: &'a mut dyn Store,
+    pub frames: &'a dyn Frames,
+    pub bodies: &'a BodyCache,
+    pub cursors: &'a Cursors,
+    pub codec: &'a mut FrameCodec,
+    pub report: &'a mut dyn FnMut(ApplyEvent),
+    pub now: MonoNs,
+}
+
+/// Operations of one account with their sequences, in order. An operation that cannot be read is kept as its error.
+pub(super) type Run = Vec<(u64, Result<Op, String>)>;
+
+/// Replay of one group.
+pub struct GroupApplier {
+    pub(super) group: GroupId,
+    pub(super) applied: u64,
+    pub(super) lot: Lot,
+    pub(super) filters: HashMap<String, Filter>,
+    pub(super) update: Update,
+    durable_at: MonoNs,
+}
+
+impl GroupApplier {
+    /// Takes up where the cursor stands, and looks at what is journaled around it.
+    ///
+    /// # Errors
+    /// When cursor or journal cannot be read.
+    pub fn open(group: GroupId, tools: &mut Tools<'_>) -> Result<Self, ApplyError> {
+        let (applied, parked) = tools.cursors.load(group)?;
+        let lot = Lot::restore(parked, tools.now);
+        let mut this =
+            Self { group, applied, lot, filters: HashMap::new(), update: Update::default(), durable_at: tools.now };
+        let mut from = applied.saturating_sub(APPLY_REMEMBER_OPS) + 1;
+        loop {
+            let frames = match read_at(tools.frames, group, from) {
+                Ok(frames) => frames,
+                // What is no longer kept before the cursor is not needed; what is missing after it shows in `step`.
+                Err(_) if from <= applied => {
+                    from = applied + 1;
+                    continue;
+                }
+                Err(_) => break,
+            };
+            let Some(last) = frames.last() else { break };
+            from = last.last_sequence().0 + 1;
+            for frame in &frames {
+                for (seq, account, op) in opened(tools.codec, frame)? {
+                    let (filter, Ok(op)) = (this.filter(&account), op) else { continue };
+                    if seq <= applied { filter.remember(&op) } else { filter.foresee(&op) }
+                }
+            }
+        }
+        Ok(this)
+    }
+
+    /// Last operation that is applied or parked.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// The accounts set aside.
+    #[must_use]
+    pub fn lot(&self) -> &Lot {
+        &self.lot
+    }
+
+    /// The stream goes on after `seq` without what lies between: the group is resynchronised account by account.
+    ///
+    /// # Errors
+    /// When the cursor cannot be written.
+    pub fn rebase(&mut self, seq: u64, tools: &mut Tools<'_>) -> Result<(), ApplyError> {
+        self.applied = seq;
+        self.update.applied = Some(seq);
+        self.flush(tools, true)
+    }
+
+    pub(super) fn filter(&mut self, account: &str) -> &mut Filter {
+        if self.filters.len() > FILTER_ACCOUNTS_MAX && !self.filters.contains_key(account) {
+            // Forgetting all is safe a moment after the last operation; see `Recent` in `filter`.
+            self.filters.clear();
+        }
+        self.filters.entry(account.to_owned()).or_default()
+    }
+
+    /// Applies some frames. `Ok(false)` when there was nothing to do.
+    ///
+    /// # Errors
+    /// When the store cannot be asked; the same operations are applied again by the next call.
+    pub fn step(&mut self, tools: &mut Tools<'_>) -> Result<bool, ApplyError> {
+        for account in self.lot.due(tools.now) {
+            self.catch_up(&account, tools)?;
+        }
+        for (account, bodies) in self.lot.ask(tools.now) {
+            (tools.report)(ApplyEvent::Ask { group: self.group, account, bodies });
+        }
+        let frames = tools.frames.read(self.group, Sequence(self.applied + 1), APPLY_READ_BYTES)?;
+        let Some(last) = frames.last().map(|frame| frame.last_sequence().0) else {
+            self.flush(tools, false)?;
+            return Ok(false);
+        };
+        let mut order: Vec<String> = Vec::new();
+        let mut runs: HashMap<String, Run> = HashMap::new();
+        for frame in &frames {
+            for (seq, account, op) in opened(tools.codec, frame)? {
+                if seq <= self.applied {
+                    continue;
+                }
+                let run = runs.entry(account.clone()).or_default();
+                if run.is_empty() {
+                    order.push(account);
+                }
+                run.push((seq, op));
+            }
+        }
+        let mut finished = Vec::new();
+        for account in order {
+            if self.take(&account, runs.remove(&account).unwrap_or_default(), tools)? {
+                finished.push(account);
+            }
+        }
+        assert!(last >= self.applied, "rule 1: the applied position never goes back");
+        self.applied = last;
+        self.update.applied = Some(last);
+        for account in finished {
+            self.catch_up(&account, tools)?;
+        }
+        self.flush(tools, false)?;
+        (tools.report)(ApplyEvent::Applied { group: self.group, seq: self.applied });
+        Ok(true)
+    }
+
+    /// Takes an account's operations of one step. `true` when a snapshot of it became complete.
+    fn take(&mut self, account: &str, run: Run, tools: &mut Tools<'_>) -> Result<bool, ApplyError> {
+        let mut complete = false;
+        let mut ready: Run = Vec::new();
+        for (seq, op) in run {
+            match (&op, self.lot.get(account).map(|parked| parked.reason.clone())) {
+                (Ok(Op::ResyncBegin { snapshot }), _) => {
+                    let first = std::mem::take(&mut ready);
+                    self.apply_live(account, first, tools)?;
+                    let reason = Reason::Snapshot { number: *snapshot };
+                    let detail = format!("snapshot {snapshot} is on its way");
+                    self.park(account, Parked { since_seq: seq, detail, reason }, tools);
+                    complete = false;
+                }
+                (Ok(Op::ResyncEnd { snapshot }), Some(Reason::Snapshot { number })) if *snapshot == number => {
+                    complete = true;
+                }
+                (_, Some(_)) => self.lot.progress(account, tools.now),
+                (_, None) => ready.push((seq, op)),
+            }
+        }
+        self.apply_live(account, ready, tools)?;
+        Ok(complete)
+    }
+
+    /// Applies operations of an account that is not parked; parks it at the first that cannot be applied.
+    pub(super) fn apply_live(&mut self, account: &str, run: Run, tools: &mut Tools<'_>) -> Result<(), ApplyError> {
+        run.iter().filter_map(|(_, op)| op.as_ref().ok()).for_each(|op| self.filter(account).foresee(op));
+        let mut batch = Batch::default();
+        for (seq, op) in run {
+            let op = match op {
+                Ok(op) => op,
+                Err(error) => {
+                    let reason = Reason::Store { status: "malformed".into() };
+                    batch.stop = Some(Parked { since_seq: seq, detail: error, reason });
+                    break;
+                }
+            };
+            if is_of_snapshot(&op) {
+                continue;
+            }
+            if let (Some(blob), Op::MessageSaved { message, .. } | Op::MessageCopied { message, .. }) = (op.blob(), &op)
+            {
+                self.update.bodies.push((account.to_owned(), message.guid.clone(), blob));
+            }
+            if let Verdict::Apply(op) = self.filter(account).judge(op) {
+                match self.with_body(account, op, tools) {
+                    Ok((item, body)) => batch.push(seq, item, body),
+                    Err(parked) => {
+                        batch.stop = Some(Parked { since_seq: seq, ..parked });
+                        break;
+                    }
+                }
+            }
+            if batch.items.len() >= APPLY_OPS_MAX
+                && let Some(parked) = self.send(account, &mut batch, tools)?
+            {
+                self.park(account, parked, tools);
+                return Ok(());
+            }
+        }
+        let failed = self.send(account, &mut batch, tools)?;
+        if let Some(parked) = failed.or(batch.stop) {
+            self.park(account, parked, tools);
+        }
+        Ok(())
+    }
+
+    /// Fetches the body that an operation needs. The error says why the account must wait.
+    pub(super) fn with_body(
+        &self,
+        account: &str,
+        op: Op,
+        tools: &Tools<'_>,
+    ) -> Result<(ApplyItem, Option<Body>), Parked> {
+        let Op::MessageSaved { message, .. } = &op else { return Ok((ApplyItem { op, body_path: None }, None)) };
+        let blob = message.blob.or_else(|| self.known_body(account, &message.guid, tools));
+        let Some(blob) = blob else {
+            let detail = format!("{} carries no body", describe(&op));
+            return Err(Parked { since_seq: 0, detail, reason: Reason::NeedsSnapshot { bodies: true } });
+        };
+        match tools.bodies.fetch(blob) {
+            Ok(body) => {
+                let body_path = Some(body.path().to_path_buf());
+                Ok((ApplyItem { op, body_path }, Some(body)))
+            }
+            Err(error) => {
+                let damaged = matches!(error, BlobError::Damaged { .. });
+                let reason = Reason::Body { blob: blob.to_string(), damaged };
+                Err(Parked { since_seq: 0, detail: format!("{}: {error}", describe(&op)), reason })
+            }
+        }
+    }
+
+    fn known_body(&self, account: &str, guid: &str, tools: &Tools<'_>) -> Option<understudy_types::id::BlobId> {
+        let new = self.update.bodies.iter().rev().find(|(a, g, _)| a == account && g == guid);
+        new.map(|(_, _, blob)| *blob).or_else(|| tools.cursors.body(account, guid).ok().flatten())
+    }
+
+    /// Sends what is gathered; `Some` when the account must be parked.
+    fn send(&mut self, account: &str, batch: &mut Batch, tools: &mut Tools<'_>) -> Result<Option<Parked>, ApplyError> {
+        let mut at = 0;
+        while at < batch.items.len() {
+            let outcomes = apply_counted(tools, account, &batch.items[at..])?;
+            let failed = outcomes.iter().position(|outcome| !is_fine(outcome.status));
+            let Some(failed) = failed else { break };
+            let index = at + failed;
+            at = index + 1;
+            let (op, seq) = (&batch.items[index].op, batch.seqs[index]);
+            let outcome = &outcomes[failed];
+            match self.recover(account, op, outcome, tools)? {
+                None => {}
+                Some(parked) => {
+                    batch.clear();
+                    return Ok(Some(Parked { since_seq: seq, ..parked }));
+                }
+            }
+        }
+        batch.clear();
+        Ok(None)
+    }
+
+    /// What a failure of one operation means: `None` when it is dealt with and the rest may go on.
+    fn recover(
+        &mut self,
+        account: &str,
+        op: &Op,
+        outcome: &Outcome,
+        tools: &mut Tools<'_>,
+    ) -> Result<Option<Parked>, ApplyError> {
+        let detail = format!("{}: {:?} {}", describe(op), outcome.status, outcome.detail);
+        let parked = |reason| Ok(Some(Parked { since_seq: 0, detail: detail.clone(), reason }));
+        match (outcome.status, op) {
+            (Status::NoMailbox, _) if op.mailbox().is_some_and(|guid| self.filter(account).is_deleted(guid)) => {
+                Ok(None)
+            }
+            (Status::SourceMissing, Op::MessageCopied { message, .. }) => {
+                let saved = Op::MessageSaved { message: message.clone(), snapshot: 0 };
+                let (item, _body) = match self.with_body(account, saved, tools) {
+                    Ok(ready) => ready,
+                    Err(parked) => return Ok(Some(parked)),
+                };
+                let outcomes = apply_counted(tools, account, std::slice::from_ref(&item))?;
+                match outcomes.first() {
+                    Some(again) if !is_fine(again.status) => self.recover(account, &item.op, again, tools),
+                    _ => Ok(None),
+                }
+            }
+            (Status::NoMailbox | Status::UidConflict | Status::SourceMissing, _) => {
+                parked(Reason::NeedsSnapshot { bodies: false })
+            }
+            (Status::BodyUnreadable, _) => {
+                let blob = op.blob().map(|blob| blob.to_string()).unwrap_or_default();
+                parked(Reason::Body { blob, damaged: false })
+            }
+            (status, _) => parked(Reason::Store { status: format!("{status:?}").to_lowercase() }),
+        }
+    }
+
+    pub(super) fn park(&mut self, account: &str, parked: Parked, tools: &mut Tools<'_>) {
+        let news = self.lot.get(account).is_none_or(|before| before.reason != parked.reason);
+        self.lot.park(account, parked.clone(), tools.now);
+        self.update.release.retain(|released| released != account);
+        self.update.park.push((account.to_owned(), parked.clone()));
+        if news {
+            (tools.report)(ApplyEvent::Parked { group: self.group, account: account.to_owned(), parked });
+        }
+    }
+
+    pub(super) fn release(&mut self, account: &str, tools: &mut Tools<'_>) {
+        if self.lot.release(account) {
+            self.update.park.retain(|(parked, _)| parked != account);
+            self.update.release.push(account.to_owned());
+            (tools.report)(ApplyEvent::Released { group: self.group, account: account.to_owned() });
+        }
+    }
+
+    /// Writes the cursor: durably every [`CURSOR_DURABLE_MS`] and whenever somebody was parked or released.
+    fn flush(&mut self, tools: &Tools<'_>, durable: bool) -> Result<(), ApplyError> {
+        let pause_over = tools.now >= self.durable_at.after(Duration::from_millis(CURSOR_DURABLE_MS));
+        let durable = durable || pause_over || !self.update.park.is_empty() || !self.update.release.is_empty();
+        if self.update.applied.is_none() && self.update.park.is_empty() && self.update.release.is_empty() {
+            return Ok(());
+        }
+        let update = std::mem::take(&mut self.update);
+        tools.cursors.store(self.group, &update, durable)?;
+        if durable {
+            self.durable_at = tools.now;
+        }
+        Ok(())
+    }
+}
+
+/// Reads frames from the one that holds `from`.
+pub(super) fn read_at(frames: &dyn Frames, group: GroupId, from: u64) -> Result<Vec<Frame>, ReadError> {
+    match frames.read(group, Sequence(from), APPLY_READ_BYTES) {
+        Err(ReadError::Inside { first, .. }) => frames.read(group, first, APPLY_READ_BYTES),
+        other => other,
+    }
+}
+
+/// Items on their way to the store, with the bodies that must live until they are there.
+#[derive(Default)]
+struct Batch {
+    items: Vec<ApplyItem>,
+    seqs: Vec<u64>,
+    bodies: Vec<Body>,
+    stop: Option<Parked>,
+}
+
+impl Batch {
+    fn push(&mut self, seq: u64, item: ApplyItem, body: Option<Body>) {
+        self.items.push(item);
+        self.seqs.push(seq);
+        self.bodies.extend(body);
+    }
+
+    fn clear(&mut self) {
+        self.items.clear();
+        self.seqs.clear();
+        self.bodies.clear();
+    }
+}
+
+/// Whether the operation is done with.
+pub(super) fn is_fine(status: Status) -> bool {
+    matches!(status, Status::Applied | Status::AlreadySo)
+}
+
+/// Applies and reports the outcomes by kind and status; operations that were not tried are not counted.
+pub(super) fn apply_counted(
+    tools: &mut Tools<'_>,
+    account: &str,
+    items: &[ApplyItem],
+) -> Result<Vec<Outcome>, StoreError> {
+    let outcomes = tools.store.apply(account, items)?;
+    if outcomes.len() != items.len() {
+        return Err(StoreError::Protocol(format!("{} outcomes for {} operations", outcomes.len(), items.len())));
+    }
+    let mut counts: HashMap<(u16, Status), u64> = HashMap::new();
+    for (item, outcome) in items.iter().zip(&outcomes).filter(|(_, outcome)| outcome.status != Status::NotTried) {
+        *counts.entry((item.op.kind(), outcome.status)).or_default() += 1;
+    }
+    for ((kind, status), count) in counts {
+        (tools.report)(ApplyEvent::Count { kind, status, count });
+    }
+    Ok(outcomes)
+}
+
+/// Whether a snapshot wrote the operation: it is part of a whole and never applied by itself.
+pub(super) fn is_of_snapshot(op: &Op) -> bool {
+    match op {
+        Op::MailboxCreated { snapshot, .. }
+        | Op::MailboxUpdated { snapshot, .. }
+        | Op::Subscribed { snapshot, .. }
+        | Op::MessageSaved { snapshot, .. }
+        | Op::AttributeSet { snapshot, .. } => *snapshot != 0,
+        Op::ResyncBegin { .. } | Op::ResyncEnd { .. } | Op::Quarantined { .. } | Op::Unknown { .. } => true,
+        _ => false,
+    }
+}
+
+/// The operations of a frame with sequence and account.
+pub(super) fn opened(
+    codec: &mut FrameCodec,
+    frame: &Frame,
+) -> Result<Vec<(u64, String, Result<Op, String>)>, FrameError> {
+    let opened = codec.open(frame)?;
+    let one = |(seq, entry): (Sequence, understudy_types::op::Entry<'_>)| {
+        (seq.0, entry.account.to_owned(), Op::decode(entry.op).map_err(|error| error.to_string()))
+    };
+    Ok(opened.entries().map(one).collect())
+}
+
+/// Kind, mailbox and UID, for people.
+pub(super) fn describe(op: &Op) -> String {
+    let kind = Op::kind_name(op.kind());
+    match op {
+        Op::MessageSaved { message, .. } | Op::MessageCopied { message, .. } => {
+            format!("{kind} uid {} in `{}` ({})", message.uid, message.mailbox_name, message.mailbox)
+        }
+        Op::MessageExpunged { mailbox, uid, .. } | Op::FlagsSet { mailbox, uid, .. } => {
+            format!("{kind} uid {uid} in {mailbox}")
+        }
+        Op::MailboxCreated { mailbox, .. } | Op::MailboxUpdated { mailbox, .. } => format!("{kind} `{}`", mailbox.name),
+        Op::MailboxDeleted { name, .. } | Op::Subscribed { name, .. } | Op::Unsubscribed { name } => {
+            format!("{kind} `{name}`")
+        }
+        Op::MailboxRenamed { old_name, new_name, .. } => format!("{kind} `{old_name}` to `{new_name}`"),
+        Op::AttributeSet { key, .. } => format!("{kind} `{key}`"),
+        _ => kind.to_owned(),
+    }
+}

@@ -1,0 +1,196 @@
+//! Catching up: a parked account's operations are read again from the journal, and a complete snapshot among them
+//! replaces everything before it.
+//!
+//! Owns: the way from "parked" to "goes on". What can hurt: an operation that came after the snapshot's begin may be
+//! in the snapshot or not; so the snapshot is brought about first, knowing what live operations made and took away,
+//! and then the live operations are applied over it, where what is already so is a no-op.
+
+use understudy_types::op::Op;
+
+use super::applier::{ApplyError, GroupApplier, Run, Tools, apply_counted, describe, is_fine, opened, read_at};
+use super::park::{Parked, Reason};
+use super::plan::{Live, plan};
+use crate::digest::{AccountState, first_difference};
+use crate::journal::ReadError;
+use crate::limits::{APPLY_OPS_MAX, PLAN_ROUNDS_MAX};
+use crate::store::{ApplyItem, DumpOptions};
+
+impl GroupApplier {
+    /// Tries a parked account again from where it stopped, up to the group's applied position.
+    pub(super) fn catch_up(&mut self, account: &str, tools: &mut Tools<'_>) -> Result<(), ApplyError> {
+        let Some(since_seq) = self.lot.get(account).map(|parked| parked.since_seq) else { return Ok(()) };
+        let run = match self.read_again(account, since_seq, tools) {
+            Ok(run) => run,
+            Err(ApplyError::Journal(ReadError::Retired { .. })) => {
+                let reason = Reason::NeedsSnapshot { bodies: true };
+                let detail = "its operations are no longer in the journal".into();
+                self.park(account, Parked { since_seq: self.applied + 1, detail, reason }, tools);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        match last_snapshot(&run) {
+            LastSnapshot::None => {
+                self.release(account, tools);
+                self.apply_live(account, run, tools)
+            }
+            LastSnapshot::Unfinished { begin, number } => {
+                let detail = format!("snapshot {number} is on its way");
+                let since_seq = run[begin].0;
+                self.park(account, Parked { since_seq, detail, reason: Reason::Snapshot { number } }, tools);
+                Ok(())
+            }
+            LastSnapshot::Complete { begin, number } => {
+                let run: Run = run.into_iter().skip(begin).collect();
+                let since_seq = run[0].0;
+                match self.converge(account, number, &run, tools)? {
+                    Some(parked) => self.park(account, Parked { since_seq, ..parked }, tools),
+                    None => {
+                        self.release(account, tools);
+                        self.apply_live(account, run, tools)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn read_again(&mut self, account: &str, since_seq: u64, tools: &mut Tools<'_>) -> Result<Run, ApplyError> {
+        let mut run = Run::new();
+        let mut from = since_seq;
+        while from <= self.applied {
+            let frames = read_at(tools.frames, self.group, from)?;
+            let Some(last) = frames.last() else { break };
+            from = last.last_sequence().0 + 1;
+            for frame in &frames {
+                for (seq, owner, op) in opened(tools.codec, frame)? {
+                    if owner == account && seq >= since_seq && seq <= self.applied {
+                        run.push((seq, op));
+                    }
+                }
+            }
+        }
+        Ok(run)
+    }
+
+    /// Brings the store's account to the snapshot. `Some` when it must wait.
+    fn converge(
+        &mut self,
+        account: &str,
+        number: u64,
+        run: &Run,
+        tools: &mut Tools<'_>,
+    ) -> Result<Option<Parked>, ApplyError> {
+        let mut target = AccountState::default();
+        let mut live = Live::default();
+        for op in run.iter().filter_map(|(_, op)| op.as_ref().ok()) {
+            if snapshot_number(op) == number { target.add(op.clone()) } else { live.note(op) }
+        }
+        let with_bodies = target.mailboxes.values().flat_map(|m| m.messages.values()).any(|m| m.blob.is_some());
+        for mailbox in target.mailboxes.values() {
+            for message in mailbox.messages.values() {
+                if let Some(blob) = message.blob {
+                    self.update.bodies.push((account.to_owned(), message.guid.clone(), blob));
+                }
+            }
+        }
+        let mut left = None;
+        for _ in 0..PLAN_ROUNDS_MAX {
+            let mut current = AccountState::default();
+            let options = DumpOptions { messages: true, bodies: false };
+            tools.store.dump(account, options, &mut |op| current.add(op))?;
+            let ops = plan(&target, &current, &live);
+            if ops.is_empty() {
+                return Ok(None);
+            }
+            left = first_difference(&target, &current);
+            if let Some(parked) = self.follow(account, ops, with_bodies, tools)? {
+                return Ok(Some(parked));
+            }
+        }
+        let left = left.map_or_else(String::new, |difference| difference.to_string());
+        let detail = format!("the store does not become equal to snapshot {number}: {left}");
+        Ok(Some(Parked { since_seq: 0, detail, reason: Reason::Store { status: "no-convergence".into() } }))
+    }
+
+    /// Applies the operations of a plan. `Some` when the account must wait.
+    fn follow(
+        &mut self,
+        account: &str,
+        ops: Vec<Op>,
+        with_bodies: bool,
+        tools: &mut Tools<'_>,
+    ) -> Result<Option<Parked>, ApplyError> {
+        let mut ops = ops.into_iter().peekable();
+        while ops.peek().is_some() {
+            let (mut items, mut bodies): (Vec<ApplyItem>, Vec<_>) = (Vec::new(), Vec::new());
+            for op in ops.by_ref().take(APPLY_OPS_MAX) {
+                match self.with_body(account, op, tools) {
+                    Ok((item, body)) => {
+                        items.push(item);
+                        bodies.push(body);
+                    }
+                    // Asked once for bodies and not given this one: it is central storage that lacks it.
+                    Err(Parked { reason: Reason::NeedsSnapshot { .. }, detail, .. }) if with_bodies => {
+                        let reason = Reason::Store { status: "body-unknown".into() };
+                        return Ok(Some(Parked { since_seq: 0, detail, reason }));
+                    }
+                    Err(parked) => return Ok(Some(parked)),
+                }
+            }
+            let outcomes = apply_counted(tools, account, &items)?;
+            if let Some((item, outcome)) = items.iter().zip(&outcomes).find(|(_, outcome)| !is_fine(outcome.status)) {
+                let detail = format!("{}: {:?} {}", describe(&item.op), outcome.status, outcome.detail);
+                // A round later the plan starts from what the store has then; only what repeats is told.
+                tracing::debug!(account, detail, "an operation of a plan failed");
+                if matches!(outcome.status, crate::store::Status::Temporary | crate::store::Status::UnknownUser) {
+                    let reason = Reason::Store { status: format!("{:?}", outcome.status).to_lowercase() };
+                    return Ok(Some(Parked { since_seq: 0, detail, reason }));
+                }
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn snapshot_number(op: &Op) -> u64 {
+    match op {
+        Op::MailboxCreated { snapshot, .. }
+        | Op::MailboxUpdated { snapshot, .. }
+        | Op::Subscribed { snapshot, .. }
+        | Op::MessageSaved { snapshot, .. }
+        | Op::AttributeSet { snapshot, .. } => *snapshot,
+        _ => 0,
+    }
+}
+
+enum LastSnapshot {
+    None,
+    Unfinished { begin: usize, number: u64 },
+    Complete { begin: usize, number: u64 },
+}
+
+/// The last snapshot that is complete; or, if none is, the last that began.
+fn last_snapshot(run: &Run) -> LastSnapshot {
+    let mut open: Option<(usize, u64)> = None;
+    let mut complete: Option<(usize, u64)> = None;
+    for (index, (_, op)) in run.iter().enumerate() {
+        match op {
+            Ok(Op::ResyncBegin { snapshot }) => open = Some((index, *snapshot)),
+            Ok(Op::ResyncEnd { snapshot }) => {
+                if let Some((begin, number)) = open
+                    && number == *snapshot
+                {
+                    complete = Some((begin, number));
+                }
+            }
+            _ => {}
+        }
+    }
+    match (complete, open) {
+        (Some((begin, number)), _) => LastSnapshot::Complete { begin, number },
+        (None, Some((begin, number))) => LastSnapshot::Unfinished { begin, number },
+        (None, None) => LastSnapshot::None,
+    }
+}
