@@ -92,7 +92,7 @@ pub(crate) fn bpf() -> Result<(), Lack> {
         Some(Errno::EPERM) => {
             return Err(Lack::new(
                 "bpf(2) is refused (capability, seccomp or lockdown)",
-                "run as root outside the container, or add CAP_BPF and CAP_PERFMON and allow bpf in its seccomp profile",
+                "run as root outside the container, or add CAP_BPF and CAP_PERFMON and allow bpf in seccomp",
             ));
         }
         _ => {}

@@ -10,6 +10,7 @@ mod build;
 mod ci;
 mod clock;
 mod host;
+mod mesh;
 mod run;
 mod test;
 mod tidy;
@@ -29,6 +30,8 @@ enum Command {
     Test(test::Args),
     /// Check what no compiler checks: module heads, import directions, documents against code
     Tidy(tidy::Args),
+    /// Several nodes on this host to try things on
+    Mesh(mesh::Args),
     /// Measure, side by side with what a user would pick instead
     Bench(bench::Args),
     /// What CI runs: `test`, without a terminal
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::main(&args),
         Command::Test(args) => test::main(&args),
         Command::Tidy(args) => tidy::main(&args),
+        Command::Mesh(args) => mesh::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Ci(args) => ci::main(&args),
     };

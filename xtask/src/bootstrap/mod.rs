@@ -37,6 +37,9 @@ impl Group {
     pub(crate) const ALL: [Self; 6] = [Self::Base, Self::Kernel, Self::Dovecot, Self::Mesh, Self::S3, Self::Miri];
     /// What `build` needs.
     pub(crate) const BUILD: [Self; 3] = [Self::Base, Self::Kernel, Self::Dovecot];
+    /// What `mesh` and `demo` need.
+    pub(crate) const MESH: [Self; 4] = [Self::Base, Self::Kernel, Self::Dovecot, Self::Mesh];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Base => "base",

@@ -1,15 +1,16 @@
 //! Import directions inside `agent/src`: a stage names only stages before it on its own path.
 //!
 //! Owns: the table of what each module may name ([`MAY_NAME`]); ARCHITECTURE.md draws the same in words.
-//! Refuses: exceptions that are not in the table. `node`, `control` and `cli` are where the paths meet: they name all.
+//! Refuses: exceptions that are not in the table. `node`, `control`, `metrics` and `cli` are where the
+//! paths meet: they name all, and no stage names them.
 
 use super::files::SourceFile;
 use super::source::code_of;
 
 /// Modules that every module may name: they name no stage.
-const EVERYWHERE: [&str; 5] = ["limits", "clock", "config", "rules", "metrics"];
+const EVERYWHERE: [&str; 4] = ["limits", "clock", "config", "rules"];
 /// Where the paths meet.
-const MEET: [&str; 3] = ["node", "control", "cli"];
+const MEET: [&str; 4] = ["node", "control", "metrics", "cli"];
 
 /// What each stage may name beside [`EVERYWHERE`] and itself. In reading order, as in `agent/src/lib.rs`.
 const MAY_NAME: &[(&str, &[&str])] = &[
@@ -17,7 +18,6 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("config", &[]),
     ("rules", &[]),
-    ("metrics", &[]),
     // Record path, active node.
     ("capture", &[]),
     ("batch", &["capture", "frame"]),

@@ -1,0 +1,199 @@
+//! A node's agent: its configuration, its certificates, starting it, and asking it over its admin socket.
+//!
+//! Owns: the text of `understudy.toml`. What can hurt: an agent that hangs; every question has an end.
+//! Refuses: knowing more of an agent's answer than the mesh's own contract needs.
+
+use super::plan::{MAIL_UID, Plan};
+use crate::run;
+use anyhow::{Context, Result, bail, ensure};
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const METRICS_PORT: u16 = 7472;
+const PEER_PORT: u16 = 7470;
+/// Groups per node of a mesh: enough that several accounts share one, and one node has several.
+const GROUPS_PER_NODE: usize = 4;
+/// An agent that does not answer for so long is taken as not answering.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// More than any answer that the mesh asks for; a longer one is cut, and then is no JSON.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// The program, as `cargo xtask build` leaves it.
+pub(crate) fn program() -> PathBuf {
+    run::target_dir().join("debug/understudy")
+}
+
+/// Where a node's metrics are read.
+pub(crate) fn metrics_url(ip: &str) -> String {
+    format!("http://{ip}:{METRICS_PORT}/metrics")
+}
+
+/// Where a node's agent answers; `home` is the node's short path.
+pub(crate) fn admin_socket(home: &Path) -> PathBuf {
+    home.join("agent/admin.sock")
+}
+
+/// The node's configuration file.
+pub(crate) fn config(home: &Path) -> PathBuf {
+    home.join("understudy.toml")
+}
+
+/// Writes the configuration of all nodes.
+///
+/// # Errors
+/// When a folder cannot be written.
+pub(crate) fn write(plan: &Plan, ips: &[&str], level: &str) -> Result<()> {
+    std::fs::create_dir_all(plan.home.join("blobs"))?;
+    for node in &plan.nodes {
+        for folder in ["agent", "data"] {
+            std::fs::create_dir_all(node.home.join(folder))?;
+        }
+        let file = config(&node.home);
+        std::fs::write(&file, text(plan, node.number, ips, level))
+            .with_context(|| format!("cannot write `{}`", file.display()))?;
+    }
+    Ok(())
+}
+
+fn text(plan: &Plan, number: usize, ips: &[&str], level: &str) -> String {
+    let Some(node) = plan.nodes.get(number - 1) else { return String::new() };
+    let (home, name, tag, top) = (node.home.display(), &node.name, &plan.tag, plan.home.display());
+    let ip = ips.get(number - 1).copied().unwrap_or("127.0.0.1");
+    let count = plan.nodes.len();
+    let group_count = count * GROUPS_PER_NODE;
+    let replica_count = count.saturating_sub(1).min(1);
+    let mut text = format!(
+        r#"# Written by `cargo xtask mesh up`.
+[node]
+id = {number}
+name = "{name}"
+cluster = "mesh-{tag}"
+data_dir = "{home}/data"
+runtime_dir = "{home}/agent"
+
+[store]
+replay_socket = "{home}/run/understudy-replay"
+master_pid_file = "{home}/run/master.pid"
+mail_paths = ["{home}/mail"]
+spool_dir = "{home}/spool"
+
+[ring]
+path = "{home}/ring/ring"
+group = "{MAIL_UID}"
+
+[journal]
+bytes_max = "256 MiB"
+segment_bytes = "8 MiB"
+free_bytes_min = "64 MiB"
+
+[transport]
+listen = "{ip}:{PEER_PORT}"
+
+[transport.tls]
+ca = "{top}/pki/ca.pem"
+cert = "{top}/pki/{name}.pem"
+key = "{top}/pki/{name}.key"
+
+[blobs]
+kind = "directory"
+path = "{top}/blobs"
+
+[agent]
+metrics_listen = "{ip}:{METRICS_PORT}"
+admin_socket = "{admin}"
+
+[placement]
+group_count = {group_count}
+replica_count = {replica_count}
+"#,
+        admin = admin_socket(&node.home).display()
+    );
+    for group in 0..group_count {
+        let active = &plan.nodes[group % count].name;
+        let replica = &plan.nodes[(group + 1) % count].name;
+        let replicas = if count > 1 { format!("\"{replica}\"") } else { String::new() };
+        let _ =
+            write!(text, "\n[[placement.groups]]\nids = \"{group}\"\nactive = \"{active}\"\nreplicas = [{replicas}]\n");
+    }
+    text.push_str("\n[placement.accounts]\n");
+    for n in 0..plan.accounts {
+        let _ = writeln!(text, "\"{}\" = {}", plan.account(n).0, n % group_count);
+    }
+    let _ = write!(text, "\n[[rules]]\nname = \"all\"\naccounts = [\"*\"]\nlevel = \"{level}\"\non_full = \"go-on\"\n");
+    for peer in plan.nodes.iter().filter(|p| p.number != number) {
+        let ip = ips.get(peer.number - 1).copied().unwrap_or("127.0.0.1");
+        let _ = write!(
+            text,
+            "\n[[peers]]\nid = {}\nname = \"{}\"\naddress = \"{ip}:{PEER_PORT}\"\n",
+            peer.number, peer.name
+        );
+    }
+    text
+}
+
+/// Makes the cluster's authority and a certificate for each node, with the agent's own command.
+///
+/// # Errors
+/// When the agent's command fails.
+pub(crate) fn certificates(plan: &Plan, ips: &[&str]) -> Result<()> {
+    let pki = plan.home.join("pki");
+    std::fs::create_dir_all(&pki)?;
+    cert(Command::new(program()).args(["cert", "ca", "--dir"]).arg(&pki))?;
+    for (node, ip) in plan.nodes.iter().zip(ips) {
+        cert(Command::new(program()).args(["cert", "node", &node.name, "--ip", ip, "--dir"]).arg(&pki))?;
+    }
+    Ok(())
+}
+
+fn cert(command: &mut Command) -> Result<()> {
+    let done = command.output().with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr).trim());
+    Ok(())
+}
+
+/// Asks the agent behind `socket`: `GET path`, answered with JSON.
+///
+/// # Errors
+/// When nobody answers in time, or not with JSON.
+pub(crate) fn get(socket: &Path, path: &str) -> Result<serde_json::Value> {
+    let mut stream = UnixStream::connect(socket).with_context(|| format!("no answer at `{}`", socket.display()))?;
+    stream.set_read_timeout(Some(ANSWER_WAIT))?;
+    stream.set_write_timeout(Some(ANSWER_WAIT))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).context("no answer in time")?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a body")?;
+    let status = head.lines().next().unwrap_or("");
+    if !status.contains(" 200 ") {
+        bail!("`{path}`: {status}: {}", body.trim());
+    }
+    serde_json::from_str(body).with_context(|| format!("`{path}`: no JSON"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::contract::Format;
+
+    #[test]
+    fn configurations_are_toml_and_agree_on_placement() {
+        let plan = Plan::new(Path::new("/tmp/x"), 3, 7, Format::Sdbox);
+        let ips = ["10.1.2.1", "10.1.2.2", "10.1.2.3"];
+        let parsed: Vec<toml::Value> =
+            (1..=3).map(|n| toml::from_str(&text(&plan, n, &ips, "peer")).expect("toml")).collect();
+        assert!(parsed.iter().all(|p| p["placement"] == parsed[0]["placement"]));
+        for (n, (name, active, replica)) in (0..7).map(|n| (n, plan.account(n))) {
+            let group = parsed[0]["placement"]["accounts"][&name].as_integer().expect("a group");
+            let placed = &parsed[0]["placement"]["groups"][usize::try_from(group).expect("small")];
+            assert_eq!(placed["active"].as_str(), Some(format!("node{}", active + 1).as_str()), "account {n}");
+            let replica = format!("node{}", replica.expect("three nodes") + 1);
+            assert_eq!(placed["replicas"][0].as_str(), Some(replica.as_str()), "account {n}");
+        }
+        assert_eq!(parsed[1]["peers"].as_array().map(Vec::len), Some(2));
+    }
+}

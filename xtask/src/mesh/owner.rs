@@ -1,0 +1,352 @@
+//! The process that `mesh up` is: starts nodes, knows their process numbers, answers at `mesh.sock`, until its end.
+//!
+//! Owns: `mesh.json`. Nobody else writes it. What can hurt: a node that dies on its way up; its log's last lines are
+//! shown. Refuses: starting again what was killed; a trial wants it dead until `mesh start`.
+
+use super::contract::{Mesh, Node, State};
+use super::plan::Plan;
+use super::process::{self, Place};
+use super::store::Store;
+use super::{Part, agent};
+use crate::{clock, run};
+use anyhow::{Context, Result, bail, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A node that does not serve by then does not come up.
+const READY_WAIT: Duration = Duration::from_secs(60);
+/// A killed process may take so long to disappear.
+const GONE_WAIT: Duration = Duration::from_secs(10);
+/// The mark of an agent's process.
+const AGENT: &str = "agent";
+
+/// See the module.
+pub(crate) struct Owner<'a> {
+    plan: &'a Plan,
+    state: State,
+    store_only: bool,
+    listener: UnixListener,
+}
+
+fn socket(plan: &Plan) -> PathBuf {
+    plan.home.join("mesh.sock")
+}
+
+impl<'a> Owner<'a> {
+    /// Takes up its place; nothing is started yet.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub(crate) fn new(plan: &'a Plan, state: State, store_only: bool) -> Result<Self> {
+        let listener = UnixListener::bind(socket(plan)).context("cannot make `mesh.sock`")?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { plan, state, store_only, listener })
+    }
+
+    /// The mesh as it stands.
+    pub(crate) fn mesh(&self) -> &Mesh {
+        &self.state.mesh
+    }
+
+    /// Writes `mesh.json`.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub(crate) fn save(&self) -> Result<()> {
+        self.state.save(&self.plan.dir)
+    }
+
+    /// Writes all configurations and starts all nodes.
+    ///
+    /// # Errors
+    /// When something cannot be written or started.
+    pub(crate) fn start_all(&mut self, level: &str) -> Result<()> {
+        if !self.store_only {
+            let nodes = self.state.mesh.nodes.clone();
+            let ips: Vec<&str> = nodes.iter().map(|n| n.ip.as_str()).collect();
+            agent::write(self.plan, &ips, level)?;
+            agent::certificates(self.plan, &ips)?;
+        }
+        let accounts: Vec<String> = self.state.mesh.accounts.iter().map(|a| a.name.clone()).collect();
+        for at in 0..self.plan.nodes.len() {
+            self.store(at, &accounts).write()?;
+        }
+        for at in 0..self.plan.nodes.len() {
+            self.start(at, Part::All)?;
+        }
+        self.save()
+    }
+
+    fn store<'b>(&'b self, at: usize, accounts: &'b [String]) -> Store<'b> {
+        let (node, shown) = (&self.plan.nodes[at], &self.state.mesh.nodes[at]);
+        let with_plugin = !self.store_only;
+        Store {
+            home: &node.home,
+            name: &node.name,
+            ip: &shown.ip,
+            format: self.plan.format,
+            accounts,
+            plugin: with_plugin.then(|| run::target_dir().join("dovecot")),
+        }
+    }
+
+    /// Starts what of `what` does not run on node `at` (from 0). The agent first: it makes the ring.
+    fn start(&mut self, at: usize, what: Part) -> Result<()> {
+        let node = &self.plan.nodes[at];
+        let cgroup = self.state.cgroups.get(&node.name).cloned();
+        let log = node.home.join("log");
+        if what.agent() && !self.store_only && self.agent_pid(at).is_none() {
+            let log = log.join("agent.log");
+            let place = Place { netns: &node.netns, cgroup: None, mark: AGENT, log: &log };
+            let config = agent::config(&node.home);
+            let args = [std::ffi::OsStr::new("agent"), "--config".as_ref(), config.as_os_str()];
+            let pid = process::spawn(&place, &agent::program(), &args)?;
+            self.state.mesh.nodes[at].agent_pid = Some(pid);
+        }
+        if what.store() && self.store_pid(at).is_none() {
+            // What an earlier master left: children of its own that have not noticed its end, and its number.
+            process::end_all(|| self.store_processes(at));
+            let _ = std::fs::remove_file(node.home.join("run/master.pid"));
+            let log = log.join("dovecot.out");
+            let place = Place { netns: &node.netns, cgroup: cgroup.as_deref(), mark: "store", log: &log };
+            let (program, args) = self.store(at, &[]).command();
+            let pid = process::spawn(&place, &program, &args)?;
+            self.state.mesh.nodes[at].store_pid = Some(pid);
+        }
+        Ok(())
+    }
+
+    fn agent_pid(&self, at: usize) -> Option<i32> {
+        let node = &self.state.mesh.nodes[at];
+        node.agent_pid.filter(|pid| process::alive(*pid, &node.netns))
+    }
+
+    fn store_pid(&self, at: usize) -> Option<i32> {
+        let node = &self.state.mesh.nodes[at];
+        node.store_pid.filter(|pid| process::alive(*pid, &node.netns))
+    }
+
+    fn store_processes(&self, at: usize) -> Vec<i32> {
+        store_processes(&self.state, &self.state.mesh.nodes[at])
+    }
+
+    /// Waits until every node serves.
+    ///
+    /// # Errors
+    /// When a node ends instead, takes too long, or a signal asks us to end.
+    pub(crate) fn wait_until_ready(&mut self, signals: &SignalFd) -> Result<()> {
+        let started = clock::now();
+        for at in 0..self.plan.nodes.len() {
+            loop {
+                process::reap();
+                let waiting_for = match self.serves(at) {
+                    Ok(()) => break,
+                    Err(error) => format!("{error:#}"),
+                };
+                let dead = self.store_pid(at).is_none() || !self.store_only && self.agent_pid(at).is_none();
+                if dead || started.elapsed() > READY_WAIT {
+                    let how = if dead { "ended" } else { "does not serve" };
+                    bail!("{} {how}: {waiting_for}\n{}", self.plan.nodes[at].name, self.last_lines(at));
+                }
+                ensure!(signals.read_signal()?.is_none(), "told to end");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        Ok(())
+    }
+
+    fn serves(&self, at: usize) -> Result<()> {
+        let node = &self.state.mesh.nodes[at];
+        for (service, endpoint) in [("IMAP", &node.imap), ("LMTP", &node.lmtp)] {
+            greeting(&endpoint.host, endpoint.port).with_context(|| format!("no {service} yet"))?;
+        }
+        if !self.store_only {
+            agent::get(&node.admin_socket, "/v1/status").context("no agent yet")?;
+        }
+        Ok(())
+    }
+
+    fn last_lines(&self, at: usize) -> String {
+        let log = self.plan.nodes[at].home.join("log");
+        let tail = |name: &str| {
+            let text = std::fs::read_to_string(log.join(name)).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(8)..].iter().map(|l| format!("  {name}: {l}\n")).collect::<String>()
+        };
+        ["agent.log", "dovecot.out", "dovecot.log"].map(tail).concat()
+    }
+
+    /// Shows the mesh to people.
+    pub(crate) fn print(&self) {
+        super::status::print(&self.state.mesh);
+        println!("\nStays until Ctrl-C, SIGTERM or `cargo xtask mesh down --dir {}`.", self.plan.dir.display());
+    }
+
+    /// Answers at `mesh.sock` until a signal asks us to end.
+    ///
+    /// # Errors
+    /// When waiting itself fails.
+    pub(crate) fn serve(&mut self, signals: &SignalFd) -> Result<()> {
+        loop {
+            let mut fds = [
+                PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut fds, PollTimeout::from(200u16)) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => bail!("cannot wait: {error}"),
+            }
+            process::reap();
+            if signals.read_signal()?.is_some() {
+                return Ok(());
+            }
+            self.notice_deaths()?;
+            while let Ok((stream, _)) = self.listener.accept() {
+                let answer = match self.answer(&stream) {
+                    Ok(()) => "ok\n".to_owned(),
+                    Err(error) => format!("error: {error:#}\n"),
+                };
+                let _ = (&stream).write_all(answer.as_bytes());
+            }
+        }
+    }
+
+    fn notice_deaths(&mut self) -> Result<()> {
+        let mut changed = false;
+        for at in 0..self.plan.nodes.len() {
+            let (agent, store) = (self.agent_pid(at), self.store_pid(at));
+            let node = &mut self.state.mesh.nodes[at];
+            changed |= node.agent_pid != agent || node.store_pid != store;
+            (node.agent_pid, node.store_pid) = (agent, store);
+        }
+        if changed { self.save() } else { Ok(()) }
+    }
+
+    /// One line: `start NODE PART`.
+    fn answer(&mut self, stream: &UnixStream) -> Result<()> {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut line = String::new();
+        BufReader::new(stream.take(1024)).read_line(&mut line)?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ["start", name, part] = words[..] else { bail!("`{}` is not understood", line.trim()) };
+        let at = self.plan.nodes.iter().position(|n| n.name == name).with_context(|| format!("no node `{name}`"))?;
+        let part = clap::ValueEnum::from_str(part, true).map_err(anyhow::Error::msg)?;
+        self.start(at, part)?;
+        self.save()?;
+        let started = clock::now();
+        while let Err(error) = self.part_serves(at, part) {
+            process::reap();
+            ensure!(started.elapsed() < READY_WAIT, "{name} does not serve: {error:#}\n{}", self.last_lines(at));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn part_serves(&self, at: usize, part: Part) -> Result<()> {
+        let node = &self.state.mesh.nodes[at];
+        if part.store() {
+            ensure!(self.store_pid(at).is_some(), "Dovecot ended");
+            greeting(&node.imap.host, node.imap.port)?;
+            greeting(&node.lmtp.host, node.lmtp.port)?;
+        }
+        if part.agent() && !self.store_only {
+            agent::get(&node.admin_socket, "/v1/status")?;
+        }
+        Ok(())
+    }
+}
+
+fn greeting(host: &str, port: u16) -> Result<()> {
+    let address = (host, port).to_socket_addrs()?.next().context("no address")?;
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut first = [0; 3];
+    stream.read_exact(&mut first)?;
+    ensure!(&first == b"* O" || &first == b"220", "greeted with {first:?}");
+    Ok(())
+}
+
+/// The store's whole tree: Dovecot's programs in the node's namespace, and what is in the store's control group.
+fn store_processes(state: &State, node: &Node) -> Vec<i32> {
+    let replay = run::target_dir().join("dovecot");
+    let of_store = |pid: &i32| {
+        let program = process::program_of(*pid);
+        program.starts_with("/usr/sbin/dovecot")
+            || program.starts_with("/usr/lib/dovecot")
+            || program.starts_with(&replay)
+    };
+    let mut pids: Vec<i32> = process::in_netns(&node.netns).into_iter().filter(of_store).collect();
+    if let Some(cgroup) = state.cgroups.get(&node.name) {
+        let more: Vec<i32> = process::in_cgroup(cgroup).into_iter().filter(|pid| !pids.contains(pid)).collect();
+        pids.extend(more);
+    }
+    pids
+}
+
+fn agent_processes(node: &Node) -> Vec<i32> {
+    let is_agent = |pid: &i32| process::mark_of(*pid).is_some_and(|mark| mark == AGENT);
+    process::in_netns(&node.netns).into_iter().filter(is_agent).collect()
+}
+
+/// Sends `signal` to processes of `node`. Signals that end or stop at once go to the store's whole tree, all others to
+/// its master alone, which is what they are meant for. After SIGKILL, waits until they are gone.
+///
+/// # Errors
+/// When nothing of what was asked for runs.
+pub(crate) fn kill(state: &State, node: &str, what: Part, signal: Signal) -> Result<bool> {
+    let at_once = [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGCONT, Signal::SIGABRT, Signal::SIGSEGV];
+    let whole_tree = at_once.contains(&signal);
+    let node = state.mesh.nodes.iter().find(|n| n.name == node).with_context(|| format!("no node `{node}`"))?;
+    let find = || {
+        let mut pids = if what.agent() { agent_processes(node) } else { Vec::new() };
+        if what.store() {
+            let all = store_processes(state, node).into_iter();
+            pids.extend(all.filter(|pid| whole_tree || Some(*pid) == node.store_pid));
+        }
+        pids
+    };
+    let pids = find();
+    ensure!(!pids.is_empty(), "nothing of it runs on `{}`", node.name);
+    process::signal(&pids, signal);
+    let sent = clock::now();
+    while signal == Signal::SIGKILL && sent.elapsed() < GONE_WAIT {
+        let left = find();
+        if left.is_empty() {
+            break;
+        }
+        process::signal(&left, signal); // born meanwhile
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(true)
+}
+
+/// Leaves only the process numbers that are really there now.
+pub(crate) fn refresh(mesh: &mut Mesh) {
+    for node in &mut mesh.nodes {
+        node.agent_pid = node.agent_pid.filter(|pid| process::alive(*pid, &node.netns));
+        node.store_pid = node.store_pid.filter(|pid| process::alive(*pid, &node.netns));
+    }
+}
+
+/// Asks the owner of the mesh in `dir` to do `what`.
+///
+/// # Errors
+/// When there is no owner, or it could not.
+pub(crate) fn ask(dir: &Path, what: &str) -> Result<bool> {
+    let plan = Plan::new(dir, 0, 0, super::Format::Maildir);
+    let mut stream = UnixStream::connect(socket(&plan))
+        .context("the process of `mesh up` is gone; take the mesh away with `cargo xtask mesh down`")?;
+    writeln!(stream, "{what}")?;
+    let mut answer = String::new();
+    stream.take(1 << 20).read_to_string(&mut answer)?;
+    ensure!(answer.trim() == "ok", "{}", answer.trim().trim_start_matches("error: "));
+    Ok(true)
+}

@@ -1,0 +1,209 @@
+//! `mesh up`: makes a mesh, waits until it serves, says so, and stays.
+//!
+//! Owns: the order of things. Every step that made something is taken back when a later one fails.
+//! Refuses: a folder that has something else in it; its end would remove that.
+
+use super::contract::{Account, Endpoint, Format, Mesh, Node, STATE_VERSION, State};
+use super::owner::Owner;
+use super::plan::{ACCOUNTS_MAX, NODES_MAX, PASSWORD, Plan, address};
+use super::{agent, down, net, process, store};
+use crate::bootstrap::{self, Group};
+use crate::build::{self, Part};
+use crate::{host, run};
+use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MsFlags, mount};
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Arguments of `mesh up`.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Args {
+    /// How many nodes
+    #[arg(long, default_value_t = 2)]
+    pub(crate) nodes: usize,
+    /// Where the mesh keeps everything; made when it is not there, removed with the mesh
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// How many accounts
+    #[arg(long, default_value_t = 10)]
+    pub(crate) accounts: usize,
+    /// How the stores keep mail
+    #[arg(long, value_enum, default_value_t = Format::Maildir)]
+    pub(crate) format: Format,
+    /// Print the mesh as one line of JSON when it is ready
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// What a client waits for before its OK: `none`, `local`, `peer` or `peer:K`
+    #[arg(long, default_value = "peer")]
+    pub(crate) level: String,
+    /// Only the stores, without plugin and agent
+    #[arg(long)]
+    pub(crate) store_only: bool,
+    /// Install and build nothing; use what is there
+    #[arg(long)]
+    pub(crate) no_build: bool,
+}
+
+/// The command.
+///
+/// # Errors
+/// When the host lacks something, named with its remedy, or a node does not come up.
+pub(crate) fn main(args: &Args) -> Result<bool> {
+    ensure!((1..=NODES_MAX).contains(&args.nodes), "`--nodes` is 1 to {NODES_MAX}");
+    ensure!((1..=ACCOUNTS_MAX).contains(&args.accounts), "`--accounts` is 1 to {ACCOUNTS_MAX}");
+    if !args.no_build {
+        prepare(args)?;
+    }
+    if let Err(lack) = host::namespaces().and_then(|()| store::installed()) {
+        bail!("a mesh cannot run here: {lack}");
+    }
+    let signals = process::block_signals()?;
+    process::adopt_orphans();
+    let fresh = !args.dir.exists();
+    let dir = claim(&args.dir)?;
+    let plan = Plan::new(&dir, args.nodes, args.accounts, args.format);
+    let mut made = Made { plan: &plan, fresh, armed: true };
+    let mut owner = make(&plan, args, fresh)?;
+    owner.start_all(&args.level)?;
+    owner.wait_until_ready(&signals)?;
+    owner.save()?;
+    if args.json {
+        println!("{}", serde_json::to_string(owner.mesh())?);
+    } else {
+        owner.print();
+    }
+    owner.serve(&signals)?;
+    made.armed = false;
+    let left = down::take_away(&plan, true, fresh);
+    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+    Ok(true)
+}
+
+/// Takes everything back when something fails on the way.
+struct Made<'a> {
+    plan: &'a Plan,
+    fresh: bool,
+    armed: bool,
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            if let Some(kept) = keep_logs(self.plan) {
+                eprintln!("logs of the nodes are kept in `{}`", kept.display());
+            }
+            down::take_away(self.plan, true, self.fresh);
+        }
+    }
+}
+
+/// A mesh that did not come up is worth a look at its logs.
+fn keep_logs(plan: &Plan) -> Option<PathBuf> {
+    let kept = run::target_dir().join("test-logs").join(format!("mesh-{}", plan.tag));
+    for node in &plan.nodes {
+        let to = kept.join(&node.name);
+        std::fs::create_dir_all(&to).ok()?;
+        for entry in std::fs::read_dir(node.home.join("log")).ok()?.flatten() {
+            let _ = std::fs::copy(entry.path(), to.join(entry.file_name()));
+        }
+    }
+    Some(kept)
+}
+
+fn prepare(args: &Args) -> Result<()> {
+    // Standard output belongs to the JSON, and what bootstrap says goes there: speak of it only without.
+    if args.json {
+        let mut again = std::process::Command::new(std::env::current_exe()?);
+        let done = again.arg("build").stdout(std::io::stderr()).status().context("cannot start `build`")?;
+        ensure!(done.success(), "`cargo xtask build` failed");
+        return Ok(());
+    }
+    let ready = bootstrap::ensure(&Group::MESH, false, false);
+    for (name, part) in build::all(&ready, false, &mut |name| eprintln!("building {name} ..."))? {
+        match part {
+            Part::Built(ran) if !ran.ok => {
+                ran.tail.iter().for_each(|line| eprintln!("{line}"));
+                bail!("building {name} failed ({}), log `{}`", ran.why, ran.log.display());
+            }
+            Part::Built(_) => {}
+            Part::Skipped(lack) => eprintln!("without {name}: {lack}"),
+        }
+    }
+    Ok(())
+}
+
+/// Makes the folder ours.
+fn claim(dir: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make `{}`", dir.display()))?;
+    let dir = super::absolute(dir)?;
+    if let Ok(state) = State::load(&dir) {
+        bail!(
+            "a mesh is up in `{}` already (process {}); `cargo xtask mesh down --dir {}` takes it away",
+            dir.display(),
+            state.owner_pid,
+            dir.display()
+        );
+    }
+    let full = std::fs::read_dir(&dir)?.next().is_some();
+    ensure!(!full, "`{}` is not empty, and all that is in it would go with the mesh", dir.display());
+    Ok(dir)
+}
+
+fn make<'a>(plan: &'a Plan, args: &Args, made_dir: bool) -> Result<Owner<'a>> {
+    down::take_away_leftovers(plan);
+    std::fs::create_dir_all(&plan.home).with_context(|| format!("cannot make `{}`", plan.home.display()))?;
+    let none: Option<&str> = None;
+    mount(Some(&plan.dir), &plan.home, none, MsFlags::MS_BIND, none)
+        .with_context(|| format!("cannot mount `{}` at `{}`", plan.dir.display(), plan.home.display()))?;
+    std::fs::set_permissions(&plan.dir, PermissionsExt::from_mode(0o755))?;
+    let subnet = net::up(plan)?;
+    let mut cgroups = BTreeMap::new();
+    match host::cgroup2() {
+        Ok(top) => {
+            for node in &plan.nodes {
+                let group = top.join(&node.cgroup);
+                std::fs::create_dir_all(&group).with_context(|| format!("cannot make `{}`", group.display()))?;
+                cgroups.insert(node.name.clone(), group);
+            }
+        }
+        Err(lack) => eprintln!("stores without control groups of their own: {lack}"),
+    }
+    let state = State {
+        version: STATE_VERSION,
+        owner_pid: i32::try_from(std::process::id()).unwrap_or(0),
+        made_dir,
+        format: plan.format,
+        mesh: mesh(plan, &subnet),
+        subnet,
+        cgroups,
+    };
+    state.save(&plan.dir)?;
+    Owner::new(plan, state, args.store_only)
+}
+
+fn mesh(plan: &Plan, subnet: &str) -> Mesh {
+    let nodes = plan.nodes.iter().map(|node| {
+        let ip = address(subnet, node.number);
+        let endpoint = |port| Endpoint { host: ip.clone(), port };
+        Node {
+            name: node.name.clone(),
+            netns: node.netns.clone(),
+            dir: plan.dir.join(&node.name),
+            imap: endpoint(store::IMAP_PORT),
+            lmtp: endpoint(store::LMTP_PORT),
+            metrics: agent::metrics_url(&ip),
+            admin_socket: agent::admin_socket(&node.home),
+            agent_pid: None,
+            store_pid: None,
+            ip,
+        }
+    });
+    let accounts = (0..plan.accounts).map(|n| {
+        let (name, active, replica) = plan.account(n);
+        let named = |at: usize| plan.nodes.get(at).map(|n| n.name.clone()).unwrap_or_default();
+        let replicas = replica.map(named).into_iter().collect();
+        Account { name, password: PASSWORD.to_owned(), active: named(active), replicas, lag: None }
+    });
+    Mesh { nodes: nodes.collect(), accounts: accounts.collect(), blob_dir: plan.dir.join("blobs") }
+}
