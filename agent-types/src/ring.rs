@@ -716,6 +716,17 @@ impl OnFull {
     }
 }
 
+/// Which part this node has for an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum Role {
+    /// Users change the account here.
+    #[default]
+    Active = 0,
+    /// Another node is active: the store refuses changes before it commits them.
+    Replica = 1,
+}
+
 /// What holds for an account, as the agent's rules say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -731,6 +742,8 @@ pub struct Policy {
     pub on_full: OnFull,
     /// Whether an intent goes before each commit.
     pub intents: bool,
+    /// Whether users may change the account here.
+    pub role: Role,
     /// Longest wait for space or for an answer, in milliseconds.
     pub wait_timeout_ms: u32,
     /// Policy generation of the ring when this was decided.
@@ -749,6 +762,7 @@ impl Default for Policy {
             on_timeout: OnTimeout::GoOn,
             on_full: OnFull::GoOnAndMarkGap,
             intents: true,
+            role: Role::Active,
             wait_timeout_ms: 1000,
             generation: 0,
             op_kinds: u64::MAX,
@@ -771,6 +785,7 @@ impl Policy {
         bytes[4] = self.on_timeout as u8;
         bytes[5] = self.on_full as u8;
         bytes[6] = u8::from(self.intents);
+        bytes[7] = self.role as u8;
         bytes[8..12].copy_from_slice(&self.wait_timeout_ms.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.generation.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.op_kinds.to_le_bytes());
@@ -791,7 +806,7 @@ impl Policy {
         if bytes[0] != 1 {
             return Err(RingError::Policy("version"));
         }
-        if bytes[7] != 0 || bytes[24..].iter().any(|byte| *byte != 0) {
+        if bytes[24..].iter().any(|byte| *byte != 0) {
             return Err(RingError::Reserved);
         }
         Ok(Self {
@@ -806,6 +821,7 @@ impl Policy {
             on_timeout: if flag(4, "on_timeout")? { OnTimeout::Refuse } else { OnTimeout::GoOn },
             on_full: OnFull::from_u8(bytes[5]).ok_or(RingError::Policy("on_full"))?,
             intents: flag(6, "intents")?,
+            role: if flag(7, "role")? { Role::Replica } else { Role::Active },
             wait_timeout_ms: four(8),
             generation: four(12),
             op_kinds: pair(four(16), four(20)),

@@ -98,6 +98,14 @@ enum us_ring_on_full {
 	US_RING_FULL_REFUSE = 2,
 };
 
+/* Which part this node has for an account. */
+enum us_ring_role {
+	/* Users change the account here. */
+	US_RING_ROLE_ACTIVE = 0,
+	/* Another node is active: refuse changes before they are committed. */
+	US_RING_ROLE_REPLICA = 1,
+};
+
 /* What holds for an account. */
 struct us_ring_policy {
 	/* 1 when the account is captured. */
@@ -112,8 +120,10 @@ struct us_ring_policy {
 	uint8_t on_full;
 	/* 1 when an intent goes before each commit. */
 	uint8_t intents;
+	/* One of `enum us_ring_role`. */
+	uint8_t role;
 	/* Zero. */
-	uint8_t reserved[2];
+	uint8_t reserved;
 	/* Longest wait for space or for an answer, in milliseconds. */
 	uint32_t wait_timeout_ms;
 	/* When `us_ring_policy_generation` gives another number, ask again. */

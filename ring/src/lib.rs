@@ -80,5 +80,5 @@ pub use memory::HeapMemory;
 #[cfg(not(loom))]
 pub use producer::{OpenError, Outcome, Producer, PublishError, Published, RecordSpec};
 pub use understudy_types::ring::{
-    AckLevel, CompletionRef, Geometry, OnFull, OnTimeout, Owner, Policy, RecordKind, Status, gap_bucket,
+    AckLevel, CompletionRef, Geometry, OnFull, OnTimeout, Owner, Policy, RecordKind, Role, Status, gap_bucket,
 };

@@ -11,7 +11,7 @@
 
 #include "mailbox-uidvalidity.h"
 
-MODULE_CONTEXT_DEFINE_INIT(us_storage_module, &mail_storage_module_register);
+struct us_storage_module us_storage_module = MODULE_CONTEXT_INIT(&mail_storage_module_register);
 
 static bool us_is_maildir(const struct mailbox *box)
 {

@@ -12,7 +12,7 @@ extern const char *understudy_plugin_dependencies[];
 const char *understudy_plugin_version = DOVECOT_ABI_VERSION;
 const char *understudy_plugin_dependencies[] = { "notify", NULL };
 
-MODULE_CONTEXT_DEFINE_INIT(us_user_module, &mail_user_module_register);
+struct us_user_module us_user_module = MODULE_CONTEXT_INIT(&mail_user_module_register);
 
 static struct notify_context *notify_ctx;
 

@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use understudy_types::ring::{
-    AckLevel, CompletionRef, OnFull, OnTimeout, Policy, RECORD_CLOSES_INTENT, RecordKind, Status, gap_bucket,
+    AckLevel, CompletionRef, OnFull, OnTimeout, Policy, RECORD_CLOSES_INTENT, RecordKind, Role, Status, gap_bucket,
 };
 
 c_enumeration! { ERRORS;
@@ -98,6 +98,16 @@ c_enumeration! { FULLS;
     }
 }
 
+c_enumeration! { ROLES;
+    /// Which part this node has for an account.
+    enum us_ring_role {
+        /// Users change the account here.
+        US_RING_ROLE_ACTIVE = Role::Active as i32,
+        /// Another node is active: refuse changes before they are committed.
+        US_RING_ROLE_REPLICA = Role::Replica as i32,
+    }
+}
+
 c_structure! { POLICY;
     /// What holds for an account.
     struct us_ring_policy {
@@ -113,8 +123,10 @@ c_structure! { POLICY;
         on_full: u8,
         /// 1 when an intent goes before each commit.
         intents: u8,
+        /// One of `enum us_ring_role`.
+        role: u8,
         /// Zero.
-        reserved: [u8; 2],
+        reserved: u8,
         /// Longest wait for space or for an answer, in milliseconds.
         wait_timeout_ms: u32,
         /// When `us_ring_policy_generation` gives another number, ask again.
@@ -233,7 +245,8 @@ fn policy_to_c(policy: &Policy) -> us_ring_policy {
         on_timeout: policy.on_timeout as u8,
         on_full: policy.on_full as u8,
         intents: u8::from(policy.intents),
-        reserved: [0; 2],
+        role: policy.role as u8,
+        reserved: 0,
         wait_timeout_ms: policy.wait_timeout_ms,
         generation: policy.generation,
         op_kinds: policy.op_kinds,

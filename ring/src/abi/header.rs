@@ -95,7 +95,7 @@ fn header() -> String {
         Item::Opaque(&["A ring that this program has open."], "us_ring"),
         Item::Opaque(&["An incremental BLAKE3 hasher."], "us_blob_hasher"),
     ];
-    let types = [ffi::ERRORS, ffi::STATUSES, ffi::LEVELS, ffi::TIMEOUTS, ffi::FULLS, ffi::POLICY, ffi::COMPLETION, ffi::RECORD];
+    let types = [ffi::ERRORS, ffi::STATUSES, ffi::LEVELS, ffi::TIMEOUTS, ffi::FULLS, ffi::ROLES, ffi::POLICY, ffi::COMPLETION, ffi::RECORD];
     for item in constants.iter().chain(&types).chain(ffi::FUNCTIONS).chain(blob::FUNCTIONS) {
         write(&mut out, item);
     }
