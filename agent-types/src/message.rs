@@ -30,8 +30,6 @@ pub const BODY_BYTES_MAX: usize = 4 << 20;
 pub const HELLO_BYTES_MAX: usize = 2048;
 /// Bytes in front of the frame in the body of a Frame.
 pub const FRAME_PREFIX_BYTES: usize = 8;
-/// Largest frame that fits into a message. The batcher seals far below.
-pub const FRAME_BYTES_MAX: usize = BODY_BYTES_MAX - FRAME_PREFIX_BYTES;
 /// Largest beat.
 pub const BEAT_BYTES_MAX: usize = 512;
 /// Bytes in front of the payload in the body of a Request or a Reply.
@@ -50,6 +48,11 @@ pub const VERSION_TEXT_BYTES_MAX: usize = 64;
 pub const REFUSED_TEXT_BYTES_MAX: usize = 512;
 
 const _: () = assert!(GROUPS_MAX * POSITION_BYTES + 256 < BODY_BYTES_MAX, "a full HelloAck must fit into a body");
+
+const _: () = assert!(
+    FRAME_PREFIX_BYTES + crate::frame::FRAME_BYTES_MAX <= BODY_BYTES_MAX,
+    "the largest frame must fit into a body"
+);
 
 /// First bytes of a Hello, so that a stray client is named as such and not as damage.
 pub const HELLO_MAGIC: [u8; 8] = *b"UNDRSTDY";

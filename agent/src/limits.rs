@@ -60,3 +60,47 @@ pub const FILTER_ACCOUNTS_MAX: usize = 50_000;
 pub const APPLY_IDLE_MS: u64 = 1_000;
 /// How long an apply worker waits after the store could not be asked, in milliseconds.
 pub const APPLY_STORE_RETRY_MS: u64 = 100;
+
+/// Bytes of frames that a peer may have sent and this node not yet journaled, per connection. Past it the peer waits.
+/// At least two of the largest frames, so that one is under way while the other is journaled.
+pub const CREDIT_BYTES: u64 = 8 << 20;
+/// Bytes of messages that wait for one connection. Past it `send` answers `Full` and the sender keeps the message.
+pub const LINK_QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Messages that wait for one connection. Past it `send` answers `Full`.
+pub const LINK_QUEUE_MESSAGES_MAX: usize = 8192;
+/// Connections that have not said whose they are. Past it a new one is closed at once.
+pub const LINKS_UNKNOWN_MAX: usize = 64;
+/// Bytes that are read from a connection at once.
+pub const LINK_READ_BYTES: usize = 64 << 10;
+/// Bytes that are written to a connection at once, before encryption.
+pub const LINK_WRITE_BYTES: usize = 128 << 10;
+/// Bytes of a certificate or key file. A larger one is refused.
+pub const PEM_BYTES_MAX: u64 = 256 << 10;
+/// Seconds between two looks at the certificate files.
+pub const CERTIFICATE_CHECK_S: u64 = 10;
+/// Time to connect and get through TLS and Hello, in milliseconds. Past it the connection is closed.
+pub const HANDSHAKE_MS_MAX: u64 = 10_000;
+/// Time between two pings on a connection, in milliseconds.
+pub const KEEPALIVE_MS: u64 = 1_000;
+/// Silence after which a connection counts as dead and is closed, in milliseconds.
+pub const SILENCE_MS_MAX: u64 = 5_000;
+/// Shortest wait before a peer is dialled again, in milliseconds; doubles with every try.
+pub const REDIAL_MS_MIN: u64 = 50;
+/// Longest wait before a peer is dialled again, in milliseconds. Tries never end.
+pub const REDIAL_MS_MAX: u64 = 5_000;
+/// Time for the last bytes of a connection that is being closed, in milliseconds. Past it they are dropped.
+pub const LINK_FLUSH_MS_MAX: u64 = 1_000;
+
+const _: () = assert!(CREDIT_BYTES >= 2 * (understudy_types::frame::FRAME_BYTES_MAX as u64 + 64), "credit must let the largest frame through");
+
+/// Bytes shipped of one group to one peer and not acknowledged. Past it nothing more of the group is shipped there.
+pub const SHIP_WINDOW_BYTES: u64 = 4 << 20;
+/// Bytes of frames that are read from the journal at once for one group and peer.
+pub const SHIP_READ_BYTES: u64 = 1 << 20;
+/// Frames of a group whose size, time and hash are remembered. Past it the oldest is forgotten: lag older than that
+/// is given as a lower bound, and its hash is asked of the journal.
+pub const SHIP_FRAMES_MAX: usize = 8192;
+/// Wait before an acknowledgement that only says `applied`, in milliseconds, so that many become one message.
+pub const ACK_APPLIED_MS: u64 = 20;
+/// Bytes of credit that are collected before they are given back, unless an acknowledgement goes out anyway.
+pub const CREDIT_RETURN_BYTES: u64 = 256 << 10;

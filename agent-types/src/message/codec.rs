@@ -4,10 +4,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{
-    BEAT_BYTES_MAX, BODY_BYTES_MAX, Channel, GROUP_ACK_BYTES, GROUPS_MAX, GroupAck, HEAD_BYTES, HELLO_BYTES_MAX,
-    HELLO_MAGIC, Hello, HelloAck, Message, MessageError, POSITION_BYTES, Position, REFUSED_TEXT_BYTES_MAX, RefusedCode,
-    ResyncReason, VERSION_TEXT_BYTES_MAX, kind,
+    BEAT_BYTES_MAX, BODY_BYTES_MAX, Channel, FRAME_PREFIX_BYTES, GROUP_ACK_BYTES, GROUPS_MAX, GroupAck, HEAD_BYTES,
+    HELLO_BYTES_MAX, HELLO_MAGIC, Hello, HelloAck, Message, MessageError, POSITION_BYTES, Position,
+    REFUSED_TEXT_BYTES_MAX, RefusedCode, ResyncReason, VERSION_TEXT_BYTES_MAX, kind,
 };
+use crate::frame::FRAME_BYTES_MAX;
 use crate::id::{ClusterId, Epoch, GroupId, NodeId, Sequence};
 
 /// `more` in the flags of a Reply.
@@ -69,6 +70,7 @@ fn body_bytes_max(raw: u16) -> usize {
     match raw {
         kind::HELLO => HELLO_BYTES_MAX,
         kind::REFUSED => 4 + REFUSED_TEXT_BYTES_MAX,
+        kind::FRAME => FRAME_PREFIX_BYTES + FRAME_BYTES_MAX,
         kind::ACK => 4 + GROUPS_MAX * GROUP_ACK_BYTES,
         kind::BEAT => BEAT_BYTES_MAX,
         kind::CREDIT | kind::PING | kind::PONG => 8,
@@ -286,7 +288,7 @@ impl Message {
     /// Bytes that a Frame with a frame of `frame_bytes` takes on the wire, which is what it costs in credit.
     #[must_use]
     pub const fn frame_cost_bytes(frame_bytes: usize) -> u64 {
-        (HEAD_BYTES + super::FRAME_PREFIX_BYTES + frame_bytes) as u64
+        (HEAD_BYTES + FRAME_PREFIX_BYTES + frame_bytes) as u64
     }
 
     /// Reads one message that fills `bytes` exactly.

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::frame::FRAME_BYTES_MAX;
 
 fn node(raw: u16) -> NodeId {
     NodeId::new(raw).expect("a node id in range")
