@@ -104,3 +104,5 @@ pub const SHIP_FRAMES_MAX: usize = 8192;
 pub const ACK_APPLIED_MS: u64 = 20;
 /// Bytes of credit that are collected before they are given back, unless an acknowledgement goes out anyway.
 pub const CREDIT_RETURN_BYTES: u64 = 256 << 10;
+/// Peers whose beats are kept. Past it a beat of one more is not taken, and said so.
+pub const BEAT_PEERS_MAX: usize = 256;
