@@ -3,3 +3,6 @@
 //! Owns: an IMAP and an LMTP client that say exactly what the server said. Links nothing of the agent, so that it
 //! shows what a user sees. Refuses: being a client library; it speaks only as much as the tests need.
 
+pub mod imap;
+pub mod lmtp;
+pub mod wire;

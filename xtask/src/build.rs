@@ -86,7 +86,7 @@ fn kernel_programs(ready: &Ready) -> Result<Part> {
     let mut cargo = match way {
         KernelWay::Nightly => {
             let mut cargo = run::cargo_of("nightly");
-            cargo.args(["build", "--release"]);
+            cargo.args(["build", "--release", "-Z", "build-std=core", "--target", "bpfel-unknown-none"]);
             cargo
         }
         KernelWay::Debian => {
@@ -97,7 +97,8 @@ fn kernel_programs(ready: &Ready) -> Result<Part> {
             // Debian's compiler brings `core` for BPF ready made. Only the compiler may know that unstable features
             // are on: cargo would otherwise build `core` again, from sources that are not there.
             cargo.env("RUSTC", "/usr/bin/rustc");
-            cargo.args(["build", "--release", "--config", "env.RUSTC_BOOTSTRAP='1'"]);
+            cargo.args(["build", "--release", "--target", "bpfel-unknown-none"]);
+            cargo.args(["--config", "env.RUSTC_BOOTSTRAP='1'"]);
             cargo
         }
     };
@@ -107,7 +108,7 @@ fn kernel_programs(ready: &Ready) -> Result<Part> {
     if ran.ok {
         let kept = kernel_object();
         std::fs::create_dir_all(kept.parent().unwrap_or(&kept))?;
-        let object = built.join("bpfel-unknown-none/release/understudy");
+        let object = built.join("bpfel-unknown-none/release/understudy-ebpf");
         if let Err(error) = std::fs::copy(&object, &kept) {
             ran.ok = false;
             ran.why = format!("no `{}`: {error}", object.display());

@@ -10,7 +10,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -171,12 +170,4 @@ pub(crate) fn block_signals() -> Result<nix::sys::signalfd::SignalFd> {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|s| set.add(s));
     set.thread_block()?;
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
-}
-
-/// Starts `command` in a group of its own and forgets it (for `demo`, which starts `mesh up`).
-///
-/// # Errors
-/// When it cannot be started.
-pub(crate) fn background(command: &mut Command) -> Result<std::process::Child> {
-    Ok(command.process_group(0).stdin(Stdio::null()).spawn()?)
 }

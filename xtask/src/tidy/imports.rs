@@ -27,7 +27,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("transport", &["frame", "ship"]),
     // Record path, replica.
     ("receive", &["frame", "journal", "transport"]),
-    ("apply", &["frame", "journal", "receive", "blob", "store"]),
+    ("apply", &["frame", "journal", "receive", "blob", "store", "digest"]),
     // Beside the path.
     ("blob", &[]),
     ("store", &[]),
