@@ -106,3 +106,11 @@ pub const ACK_APPLIED_MS: u64 = 20;
 pub const CREDIT_RETURN_BYTES: u64 = 256 << 10;
 /// Peers whose beats are kept. Past it a beat of one more is not taken, and said so.
 pub const BEAT_PEERS_MAX: usize = 256;
+/// Records that the capture thread takes before it looks at its orders again.
+pub const CAPTURE_BURST_MAX: usize = 1_024;
+/// Longest sleep of the capture thread, in milliseconds.
+pub const CAPTURE_WAIT_MS: u64 = 200;
+/// Captured operations that wait for the event loop. Past it the capture thread waits, and the ring fills.
+pub const CAPTURE_QUEUE_MAX: usize = 16_384;
+/// Frames of one group that are on their way to disk at one time. Past it the batch grows instead.
+pub const FRAMES_IN_FLIGHT_MAX: usize = 2;

@@ -1,1 +1,259 @@
-//! Placeholder.
+//! Capture: the thread that takes records out of the ring, answers sessions that open an account, and hands every
+//! operation to the event loop.
+//!
+//! Owns: the ring's consumer. What can hurt: a record is gone from the ring only once [`Capture::release_to`] says
+//! that the journal has it, so the death of this process loses nothing; records that a hostile store process wrote
+//! are checked here and marked as gaps where they are no operation. Refuses: looking into operations further than
+//! their kind.
+
+pub mod view;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam::atomic::AtomicCell;
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use understudy_ring::{
+    AttachError, Completer, CompletionRef, Consumer, ConsumerOptions, ConsumerStats, Event, Record, RecordKind, Status, Waker,
+    gap_bucket,
+};
+use understudy_types::op::Fields;
+
+use crate::clock;
+use crate::limits::{CAPTURE_BURST_MAX, CAPTURE_WAIT_MS};
+use view::{Decision, SharedView};
+
+/// One operation out of the ring.
+#[derive(Clone, Debug)]
+pub struct CapturedOp {
+    pub index: u64,
+    pub account: String,
+    pub kind: u16,
+    pub op: Vec<u8>,
+    pub captured_wall_ns: u64,
+    pub completion: Option<CompletionRef>,
+}
+
+/// What the event loop gets.
+#[derive(Clone, Debug)]
+pub enum Captured {
+    Op(CapturedOp),
+    /// A session of this account began.
+    Opened { account: String },
+    /// Something about this account may have been missed: compare it.
+    Compare { account: String, why: String },
+    /// As [`Captured::Compare`], for every account whose [`gap_bucket`] is one of these.
+    CompareBuckets { buckets: Vec<u16> },
+    /// As [`Captured::Compare`], for every account of this node.
+    CompareAll { why: String },
+    /// Everything before this index has been handed over, and nothing more is there now.
+    Idle { read_index: u64 },
+}
+
+enum Command {
+    GapsDone(Vec<u16>),
+    PolicyChanged,
+    Stop,
+}
+
+/// Handle on the capture thread.
+pub struct Capture {
+    /// Generation of the ring; with an index it names a record for ever.
+    pub generation: u64,
+    /// Where the ring is read from: what is before was released.
+    pub first_index: u64,
+    completer: Completer,
+    waker: Waker,
+    release: Arc<AtomicCell<u64>>,
+    stats: Arc<AtomicCell<ConsumerStats>>,
+    commands: Sender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Capture {
+    /// Attaches to the ring and starts the thread.
+    ///
+    /// # Errors
+    /// [`AttachError`]; when the thread cannot be made, as its I/O error.
+    pub fn start(
+        path: &Path,
+        options: &ConsumerOptions,
+        view: SharedView,
+        events: Sender<Captured>,
+    ) -> Result<Self, AttachError> {
+        let consumer = Consumer::attach(path, options, clock::wall_ns())?;
+        let (commands, orders) = unbounded();
+        let release = Arc::new(AtomicCell::new(consumer.release_index()));
+        let stats = Arc::new(AtomicCell::new(consumer.stats()));
+        let mut this = Self {
+            generation: consumer.generation(),
+            first_index: consumer.release_index(),
+            completer: consumer.completer(),
+            waker: consumer.waker(),
+            release: release.clone(),
+            stats: stats.clone(),
+            commands,
+            thread: None,
+        };
+        let state = State { consumer, view, events, orders, release, stats };
+        let thread = std::thread::Builder::new().name("capture".into()).spawn(move || state.run());
+        this.thread = Some(thread.map_err(|source| AttachError::Io { what: "start a thread for", path: path.to_path_buf(), source })?);
+        Ok(this)
+    }
+
+    /// Everything before this index is durable elsewhere: its space may be used again.
+    pub fn release_to(&self, index: u64) {
+        self.release.store(index);
+        self.waker.wake();
+    }
+
+    /// Answers a producer that waits. `false` when it waits no more.
+    pub fn complete(&self, at: CompletionRef, status: Status) -> bool {
+        self.completer.complete(at, status, &[])
+    }
+
+    /// The accounts of these buckets have been compared.
+    pub fn gaps_done(&self, buckets: Vec<u16>) {
+        // The thread is gone only at shutdown; the buckets then stay pending in the ring, which is right.
+        let _ = self.commands.send(Command::GapsDone(buckets));
+        self.waker.wake();
+    }
+
+    /// Sessions are to ask for their policy again.
+    pub fn policy_changed(&self) {
+        let _ = self.commands.send(Command::PolicyChanged);
+        self.waker.wake();
+    }
+
+    /// Counters and fill, at most some moments old.
+    #[must_use]
+    pub fn stats(&self) -> ConsumerStats {
+        self.stats.load()
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Stop);
+        self.waker.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The bucket in which the ring marks a gap for an account.
+#[must_use]
+pub fn bucket_of(account: &str) -> u16 {
+    gap_bucket(account.as_bytes())
+}
+
+struct State {
+    consumer: Consumer,
+    view: SharedView,
+    events: Sender<Captured>,
+    orders: Receiver<Command>,
+    release: Arc<AtomicCell<u64>>,
+    stats: Arc<AtomicCell<ConsumerStats>>,
+}
+
+impl State {
+    fn run(mut self) {
+        loop {
+            self.consumer.release(self.release.load());
+            while let Ok(command) = self.orders.try_recv() {
+                match command {
+                    Command::GapsDone(buckets) => self.consumer.gaps_done(&buckets),
+                    Command::PolicyChanged => drop(self.consumer.bump_policy_generation()),
+                    Command::Stop => return,
+                }
+            }
+            let mut taken = 0;
+            while taken < CAPTURE_BURST_MAX {
+                let Some(event) = self.consumer.poll() else { break };
+                taken += 1;
+                if !self.hand_over(event) {
+                    return;
+                }
+            }
+            let buckets = self.consumer.take_gaps();
+            self.stats.store(self.consumer.stats());
+            if !buckets.is_empty() && self.events.send(Captured::CompareBuckets { buckets }).is_err() {
+                return;
+            }
+            if taken < CAPTURE_BURST_MAX {
+                if self.events.send(Captured::Idle { read_index: self.consumer.read_index() }).is_err() {
+                    return;
+                }
+                self.consumer.wait(CAPTURE_WAIT_MS * 1_000_000);
+            }
+        }
+    }
+
+    /// `false` when the event loop is gone.
+    fn hand_over(&self, event: Event) -> bool {
+        let captured = match event {
+            Event::Record(record) => match self.record(record) {
+                Some(captured) => captured,
+                None => return true,
+            },
+            Event::Orphaned(intent) => {
+                // Without a name its bucket tells: it is pending in the ring and comes with the next gaps.
+                let Some(account) = intent.account else { return true };
+                let account = String::from_utf8_lossy(&account).into_owned();
+                Captured::Compare { account, why: "a store process died between commit and publication".into() }
+            }
+            // Nobody was told that it was published, and a change that was committed had an intent open.
+            Event::Abandoned { .. } => return true,
+            Event::Damaged { from, to, fault } => {
+                tracing::error!(from, to, %fault, "records of the ring are damaged; all accounts are compared");
+                Captured::CompareAll { why: format!("ring records {from} to {to} are damaged: {fault}") }
+            }
+        };
+        self.events.send(captured).is_ok()
+    }
+
+    fn record(&self, record: Record) -> Option<Captured> {
+        let Ok(account) = String::from_utf8(record.account) else {
+            tracing::warn!(index = record.index, "a record names an account that is not UTF-8; it is left out");
+            self.answer(record.completion, Status::Refused);
+            return None;
+        };
+        match record.kind {
+            RecordKind::AccountOpen => {
+                let decision = self.view.read().decide(&account);
+                if let Some(at) = record.completion {
+                    match decision {
+                        Decision::Here(policy) => drop(self.consumer.complete_policy(at, &policy)),
+                        Decision::Elsewhere(_) => drop(self.consumer.complete(at, Status::Fenced, &[])),
+                    }
+                }
+                Some(Captured::Opened { account })
+            }
+            RecordKind::Op => match Fields::of(&record.payload) {
+                Ok((kind, _)) => Some(Captured::Op(CapturedOp {
+                    index: record.index,
+                    account,
+                    kind,
+                    op: record.payload,
+                    captured_wall_ns: record.captured_wall_ns,
+                    completion: record.completion,
+                })),
+                Err(error) => {
+                    self.answer(record.completion, Status::Refused);
+                    Some(Captured::Compare { account, why: format!("a record holds no operation: {error}") })
+                }
+            },
+            RecordKind::Gap => Some(Captured::Compare { account, why: "the store marked a gap".into() }),
+            RecordKind::Intent | RecordKind::IntentEnd => None,
+        }
+    }
+
+    fn answer(&self, completion: Option<CompletionRef>, status: Status) {
+        if let Some(at) = completion {
+            self.consumer.complete(at, status, &[]);
+        }
+    }
+}
+

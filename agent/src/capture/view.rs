@@ -1,0 +1,99 @@
+//! What this node believes about accounts: rules and placement, in one place that threads share.
+//!
+//! Owns: the answer to "what holds for this account here". What can hurt: a half-changed view; it is replaced as a
+//! whole. Refuses: files; `config` and `rules` have read them.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use understudy_ring::{AckLevel, OnFull, OnTimeout, Policy};
+use understudy_types::id::{GroupId, NodeId};
+
+use crate::config::Placement;
+use crate::rules::{self, Level, Resolved, Rules};
+
+/// Rules and placement as they stand.
+pub struct View {
+    pub node: NodeId,
+    pub rules: Rules,
+    pub placement: Placement,
+}
+
+/// What holds for an account on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Here(Policy),
+    /// Users of the account work on that node: a change here would be lost, and is refused.
+    Elsewhere(NodeId),
+}
+
+impl View {
+    /// Decides about an account.
+    #[must_use]
+    pub fn decide(&self, account: &str) -> Decision {
+        let resolved = self.rules.resolve(account);
+        match self.placement.group(self.placement.group_of(account)) {
+            Some(group) if group.active != self.node && resolved.replicate => Decision::Elsewhere(group.active),
+            Some(group) => Decision::Here(policy(resolved, group.replicas.len())),
+            None => Decision::Here(Policy { replicated: false, ..Policy::default() }),
+        }
+    }
+
+    /// Group of an account, if it is replicated and active here.
+    #[must_use]
+    pub fn own_group(&self, account: &str) -> Option<GroupId> {
+        let group = self.placement.group(self.placement.group_of(account))?;
+        let own = group.active == self.node && !group.replicas.is_empty() && self.rules.resolve(account).replicate;
+        own.then_some(group.id)
+    }
+}
+
+/// The ring's policy for what the rules say. An account without replicas is not captured: nobody would read it.
+#[must_use]
+pub fn policy(resolved: &Resolved, replicas: usize) -> Policy {
+    let replicas = u8::try_from(replicas).unwrap_or(u8::MAX);
+    let (level, peers) = match resolved.level {
+        Level::None => (AckLevel::None, 0),
+        Level::Local => (AckLevel::Local, 0),
+        Level::Peer(count) => (AckLevel::Peer, count.min(replicas)),
+    };
+    Policy {
+        replicated: resolved.replicate && replicas > 0,
+        level,
+        peers,
+        on_timeout: match resolved.on_timeout {
+            rules::OnTimeout::GoOn => OnTimeout::GoOn,
+            rules::OnTimeout::Refuse => OnTimeout::Refuse,
+        },
+        on_full: match resolved.on_full {
+            rules::OnFull::Wait => OnFull::Wait,
+            rules::OnFull::Refuse => OnFull::Refuse,
+            rules::OnFull::GoOn => OnFull::GoOnAndMarkGap,
+        },
+        intents: true,
+        wait_timeout_ms: resolved.wait_timeout_ms,
+        generation: 0,
+        op_kinds: resolved.kinds.0,
+    }
+}
+
+/// The view as threads share it.
+#[derive(Clone)]
+pub struct SharedView(Arc<RwLock<View>>);
+
+impl SharedView {
+    /// Shares a view.
+    #[must_use]
+    pub fn new(view: View) -> Self {
+        Self(Arc::new(RwLock::new(view)))
+    }
+
+    /// Reads it. Hold the guard for a moment only.
+    pub fn read(&self) -> RwLockReadGuard<'_, View> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces it.
+    pub fn replace(&self, view: View) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = view;
+    }
+}
