@@ -114,3 +114,7 @@ pub const CAPTURE_WAIT_MS: u64 = 200;
 pub const CAPTURE_QUEUE_MAX: usize = 16_384;
 /// Frames of one group that are on their way to disk at one time. Past it the batch grows instead.
 pub const FRAMES_IN_FLIGHT_MAX: usize = 2;
+/// Accounts that are exported at one time. More wait.
+pub const EXPORTS_AT_ONCE: usize = 2;
+/// Wait before a failed export is tried again, in milliseconds. Tries never end; the account is named in `status`.
+pub const EXPORT_RETRY_MS: u64 = 2_000;

@@ -22,7 +22,7 @@ use understudy_types::op::Fields;
 
 use crate::clock;
 use crate::limits::{CAPTURE_BURST_MAX, CAPTURE_WAIT_MS};
-use view::{Decision, SharedView};
+use view::SharedView;
 
 /// One operation out of the ring.
 #[derive(Clone, Debug)]
@@ -222,12 +222,9 @@ impl State {
         };
         match record.kind {
             RecordKind::AccountOpen => {
-                let decision = self.view.read().decide(&account);
+                let policy = self.view.read().decide(&account);
                 if let Some(at) = record.completion {
-                    match decision {
-                        Decision::Here(policy) => drop(self.consumer.complete_policy(at, &policy)),
-                        Decision::Elsewhere(_) => drop(self.consumer.complete(at, Status::Fenced, &[])),
-                    }
+                    self.consumer.complete_policy(at, &policy);
                 }
                 Some(Captured::Opened { account })
             }

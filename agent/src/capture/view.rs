@@ -6,6 +6,7 @@
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use understudy_ring::{AckLevel, OnFull, OnTimeout, Policy};
+use understudy_types::ring::Role;
 use understudy_types::id::{GroupId, NodeId};
 
 use crate::config::Placement;
@@ -18,23 +19,19 @@ pub struct View {
     pub placement: Placement,
 }
 
-/// What holds for an account on this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    Here(Policy),
-    /// Users of the account work on that node: a change here would be lost, and is refused.
-    Elsewhere(NodeId),
-}
-
 impl View {
-    /// Decides about an account.
+    /// What the store is told about an account. Where users of the account work on another node, a change here
+    /// would be lost, and the store refuses it.
     #[must_use]
-    pub fn decide(&self, account: &str) -> Decision {
+    pub fn decide(&self, account: &str) -> Policy {
         let resolved = self.rules.resolve(account);
         match self.placement.group(self.placement.group_of(account)) {
-            Some(group) if group.active != self.node && resolved.replicate => Decision::Elsewhere(group.active),
-            Some(group) => Decision::Here(policy(resolved, group.replicas.len())),
-            None => Decision::Here(Policy { replicated: false, ..Policy::default() }),
+            Some(group) => {
+                let elsewhere = group.active != self.node && resolved.replicate;
+                let role = if elsewhere { Role::Replica } else { Role::Active };
+                Policy { role, ..policy(resolved, group.replicas.len()) }
+            }
+            None => Policy { replicated: false, ..Policy::default() },
         }
     }
 
@@ -70,6 +67,7 @@ pub fn policy(resolved: &Resolved, replicas: usize) -> Policy {
             rules::OnFull::GoOn => OnFull::GoOnAndMarkGap,
         },
         intents: true,
+        role: Role::Active,
         wait_timeout_ms: resolved.wait_timeout_ms,
         generation: 0,
         op_kinds: resolved.kinds.0,

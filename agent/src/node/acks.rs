@@ -1,0 +1,149 @@
+//! Who waits for which acknowledgement, and when each may be given.
+//!
+//! Owns: the answers that store processes wait for, per group. Pure. What can hurt: an answer given too early is a
+//! lost message later (rule 2); an answer that one bad body holds back must hold back its own account only (rule 11).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use understudy_ring::{AckLevel, CompletionRef, Status};
+use understudy_types::id::BlobId;
+
+/// One waiting store process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub seq: u64,
+    pub account: String,
+    pub at: CompletionRef,
+    pub level: AckLevel,
+    /// Peers that must hold the operation, for [`AckLevel::Peer`].
+    pub peers: u8,
+}
+
+/// The waiting ones of one group, and its bodies that are not yet in central storage.
+#[derive(Debug, Default)]
+pub struct Acks {
+    waiting: VecDeque<Waiting>,
+    /// By account: sequence of the operation, and the body that it names.
+    bodies: BTreeMap<String, BTreeMap<u64, BlobId>>,
+}
+
+impl Acks {
+    /// Somebody waits.
+    pub fn wait(&mut self, waiting: Waiting) {
+        self.waiting.push_back(waiting);
+    }
+
+    /// An operation names a body that is not known to be in central storage.
+    pub fn body_pending(&mut self, account: &str, seq: u64, blob: BlobId) {
+        self.bodies.entry(account.to_owned()).or_default().insert(seq, blob);
+    }
+
+    /// A body is in central storage.
+    pub fn body_durable(&mut self, blob: BlobId) {
+        self.bodies.retain(|_, pending| {
+            pending.retain(|_, id| *id != blob);
+            !pending.is_empty()
+        });
+    }
+
+    /// Whether some operation still waits for this body.
+    #[must_use]
+    pub fn needs_body(&self, blob: BlobId) -> bool {
+        self.bodies.values().any(|pending| pending.values().any(|id| *id == blob))
+    }
+
+    /// Accounts whose operations wait for this body.
+    #[must_use]
+    pub fn accounts_of_body(&self, blob: BlobId) -> Vec<String> {
+        let names = |pending: &BTreeMap<u64, BlobId>| pending.values().any(|id| *id == blob);
+        self.bodies.iter().filter(|(_, pending)| names(pending)).map(|(account, _)| account.clone()).collect()
+    }
+
+    /// Bodies that are not yet in central storage.
+    #[must_use]
+    pub fn bodies_pending(&self) -> usize {
+        self.bodies.values().map(BTreeMap::len).sum()
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Who may be answered now. `journaled` is this node's durable position, `acked` that of each replica.
+    pub fn ready(&mut self, journaled: u64, acked: &[u64]) -> Vec<(CompletionRef, Status)> {
+        let mut ready = Vec::new();
+        let mut acked = acked.to_vec();
+        acked.sort_unstable_by(|a, b| b.cmp(a));
+        let bodies = &self.bodies;
+        self.waiting.retain(|waiting| {
+            let here = journaled >= waiting.seq;
+            let status = match waiting.level {
+                AckLevel::None => Some(Status::Durable),
+                AckLevel::Local => here.then_some(Status::Durable),
+                AckLevel::Peer => {
+                    let count = usize::from(waiting.peers).max(1);
+                    let there = acked.get(count - 1).is_some_and(|seq| *seq >= waiting.seq);
+                    let body_missing = bodies
+                        .get(&waiting.account)
+                        .is_some_and(|pending| pending.range(..=waiting.seq).next().is_some());
+                    (here && there && !body_missing).then_some(Status::Replicated)
+                }
+            };
+            if let Some(status) = status {
+                ready.push((waiting.at, status));
+            }
+            status.is_none()
+        });
+        ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(slot: u32) -> CompletionRef {
+        CompletionRef { slot, ticket: 1 }
+    }
+
+    fn waiting(seq: u64, level: AckLevel, peers: u8, account: &str) -> Waiting {
+        Waiting { seq, account: account.into(), at: at(u32::try_from(seq).unwrap()), level, peers }
+    }
+
+    #[test]
+    fn local_needs_this_disk_and_peer_needs_the_peers_too() {
+        let mut acks = Acks::default();
+        acks.wait(waiting(5, AckLevel::Local, 0, "a"));
+        acks.wait(waiting(6, AckLevel::Peer, 1, "a"));
+        acks.wait(waiting(7, AckLevel::Peer, 2, "a"));
+        assert_eq!(acks.ready(4, &[9, 9]), [], "not on this disk, not acknowledged");
+        assert_eq!(acks.ready(7, &[5, 0]), [(at(5), Status::Durable)]);
+        assert_eq!(acks.ready(7, &[6, 0]), [(at(6), Status::Replicated)]);
+        assert_eq!(acks.ready(7, &[9, 6]), []);
+        assert_eq!(acks.ready(7, &[7, 9]), [(at(7), Status::Replicated)]);
+        assert!(acks.is_empty());
+    }
+
+    #[test]
+    fn a_missing_body_holds_back_its_own_account_only() {
+        let mut acks = Acks::default();
+        let blob = BlobId([1; 32]);
+        acks.body_pending("a", 5, blob);
+        acks.wait(waiting(4, AckLevel::Peer, 1, "a"));
+        acks.wait(waiting(6, AckLevel::Peer, 1, "a"));
+        acks.wait(waiting(7, AckLevel::Peer, 1, "b"));
+        acks.wait(waiting(8, AckLevel::Local, 0, "a"));
+        let ready: Vec<u32> = acks.ready(9, &[9]).into_iter().map(|(at, _)| at.slot).collect();
+        assert_eq!(ready, [4, 7, 8], "before the body, of another account, or not asking for it");
+        acks.body_durable(blob);
+        assert_eq!(acks.ready(9, &[9]), [(at(6), Status::Replicated)]);
+    }
+}
