@@ -197,6 +197,9 @@ static int us_transaction_commit(struct mailbox_transaction_context *t,
     else
         us_txn_publish(txn, mbox);
     us_intent_end(mbox->account, &txn->intent); /* nothing to do when an operation closed it */
+    /* DELETE empties the mailbox under the lock of the list. */
+    if (box->deleting || box->creating)
+        us_wait_later(&mbox->deferred, &txn->wait);
     if (!us_wait(mbox->account, &txn->wait, &why) && ret == 0) {
         /* It is committed and cannot be undone; the client is told that it may not be safe. The caller frees
            the list of changes. */

@@ -333,6 +333,15 @@ void us_publish(struct us_account *account, struct op *op, enum op_kind kind, st
     }
 }
 
+void us_wait_later(struct us_wait *later, struct us_wait *wait)
+{
+    if (!wait->pending)
+        return;
+    wait_forget(later);
+    *later = *wait;
+    memset(wait, 0, sizeof(*wait));
+}
+
 bool us_wait(struct us_account *account, struct us_wait *wait, const char **why_r)
 {
     const struct us_ring_policy *policy = &account->policy;

@@ -67,6 +67,9 @@ void us_publish(struct us_account *account, struct op *op, enum op_kind kind, st
 /* Waits. True: go on. False: the policy says that the client is told; `why` is for it. Takes no lock. */
 bool us_wait(struct us_account *account, struct us_wait *wait, const char **why_r);
 
+/* Puts a wait off: `later` then stands for `wait` and for what it stood for before. */
+void us_wait_later(struct us_wait *later, struct us_wait *wait);
+
 /* Something of the account was not captured: the agent compares it. `why` goes to the log, at most once a minute. */
 void us_gap(struct us_account *account, const char *why);
 
