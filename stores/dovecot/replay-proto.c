@@ -1,0 +1,462 @@
+/* One connection of the agent: messages in, replies out. docs/formats.md, "Replay service".
+ *
+ * Owns: framing, the order of requests, the reply's bytes. What can hurt: a peer of the socket that sends anything
+ * at all, or stops reading in the middle of a dump: every length is checked before it is used, buffers are bounded,
+ * and a send that makes no progress ends the connection. Refuses: commands it does not know (status 9), and a
+ * message longer than the limit (the connection is closed: its end cannot be found). */
+
+#include "replay.h"
+
+#include "ioloop.h"
+#include "master-service.h"
+#include "unichar.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#define HEAD_BYTES 12u
+#define REPLY_BIT 0x8000u
+#define READ_BYTES 65536u
+
+struct replay_conn {
+    struct replay_conn *next;
+    int fd;
+    struct io *io;
+    buffer_t *in;
+    /* Account of the last USER; opened again when it has been closed for room. */
+    char *account;
+    char *spool;
+    bool hello;
+    bool broken;
+};
+
+/* client_limit is 1, but nothing here depends on it. */
+static struct replay_conn *conns;
+
+void replay_put_u16(buffer_t *out, uint16_t value)
+{
+    const unsigned char raw[2] = { (unsigned char)value, (unsigned char)(value >> 8) };
+
+    buffer_append(out, raw, sizeof(raw));
+}
+
+void replay_put_u32(buffer_t *out, uint32_t value)
+{
+    const unsigned char raw[4] = { (unsigned char)value, (unsigned char)(value >> 8), (unsigned char)(value >> 16),
+                       (unsigned char)(value >> 24) };
+
+    buffer_append(out, raw, sizeof(raw));
+}
+
+static uint32_t get_u32(const unsigned char *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static bool send_all(struct replay_conn *conn, const unsigned char *data, size_t size)
+{
+    while (size > 0 && !conn->broken) {
+        ssize_t ret = send(conn->fd, data, size, MSG_NOSIGNAL);
+
+        if (ret < 0 && errno == EINTR)
+            continue;
+        if (ret <= 0) {
+            conn->broken = TRUE;
+            break;
+        }
+        data += ret;
+        size -= (size_t)ret;
+    }
+    return !conn->broken;
+}
+
+bool replay_send(struct replay_conn *conn, uint16_t command, uint32_t request, enum replay_status status,
+         const void *body, size_t size)
+{
+    buffer_t *head = t_buffer_create(HEAD_BYTES);
+
+    replay_put_u32(head, (uint32_t)(HEAD_BYTES - 4 + size));
+    replay_put_u16(head, (uint16_t)(command | REPLY_BIT));
+    replay_put_u16(head, (uint16_t)status);
+    replay_put_u32(head, request);
+    return send_all(conn, head->data, head->used) && send_all(conn, body, size);
+}
+
+static bool send_result(struct replay_conn *conn, uint16_t command, uint32_t request,
+            const struct replay_result *result)
+{
+    size_t size = result->status <= REPLAY_ALREADY ? 0 : I_MIN(strlen(result->text), REPLAY_TEXT_BYTES_MAX);
+
+    return replay_send(conn, command, request, result->status, result->text, size);
+}
+
+static bool body_text(const unsigned char *body, size_t size, size_t max, const char **text_r)
+{
+    size_t i;
+
+    if (size == 0 || size > max || !uni_utf8_data_is_valid(body, size))
+        return FALSE;
+    for (i = 0; i < size; i++) {
+        if (body[i] < 0x20 || body[i] == 0x7f)
+            return FALSE;
+    }
+    *text_r = t_strndup(body, size);
+    return TRUE;
+}
+
+static struct replay_user *current_user(struct replay_conn *conn, struct replay_result *result_r)
+{
+    if (conn->account == NULL) {
+        replay_set(result_r, REPLAY_MALFORMED, "no USER before this request");
+        return NULL;
+    }
+    return replay_user_open(conn->account, result_r);
+}
+
+static void do_hello(struct replay_conn *conn, uint32_t request, const unsigned char *body, size_t size)
+{
+    static const char text[] = "dovecot " VERSION " (" DOVECOT_ABI_VERSION ")";
+    struct replay_result result = { REPLAY_MALFORMED, "HELLO with a wrong length or version" };
+    buffer_t *out;
+
+    if (size != 4 || get_u32(body) != REPLAY_PROTOCOL_VERSION) {
+        (void)send_result(conn, REPLAY_HELLO, request, &result);
+        return;
+    }
+    conn->hello = TRUE;
+    out = t_buffer_create(128);
+    replay_put_u32(out, REPLAY_PROTOCOL_VERSION);
+    replay_put_u32(out, (uint32_t)(sizeof(text) - 1));
+    buffer_append(out, text, sizeof(text) - 1);
+    (void)replay_send(conn, REPLAY_HELLO, request, REPLAY_APPLIED, out->data, out->used);
+}
+
+static void do_user(struct replay_conn *conn, uint32_t request, const unsigned char *body, size_t size)
+{
+    struct replay_result result;
+    const char *name;
+
+    i_free(conn->account);
+    if (!body_text(body, size, OP_ACCOUNT_BYTES_MAX, &name))
+        replay_set(&result, REPLAY_MALFORMED, "USER without an account name");
+    else if (replay_user_open(name, &result) != NULL)
+        conn->account = i_strdup(name);
+    (void)send_result(conn, REPLAY_USER, request, &result);
+}
+
+/* Cuts the body into operations. Only when every length fits is anything applied. */
+static bool split_ops(const unsigned char *body, size_t size, struct replay_apply *ap)
+{
+    size_t at = 4;
+    unsigned int i;
+
+    if (size < 4)
+        return FALSE;
+    ap->count = get_u32(body);
+    /* Each has a length and a head, so that the count is bounded by the bytes, too. */
+    if (ap->count > REPLAY_APPLY_OPS_MAX || ap->count > (size - 4) / 4)
+        return FALSE;
+    ap->items = p_new(ap->pool, struct replay_item, I_MAX(ap->count, 1));
+    for (i = 0; i < ap->count; i++) {
+        struct replay_item *item = &ap->items[i];
+        size_t len;
+
+        if (size - at < 4)
+            return FALSE;
+        len = get_u32(body + at);
+        at += 4;
+        if (len > size - at)
+            return FALSE;
+        T_BEGIN {
+            const char *error;
+
+            item->valid = us_op_decode(ap->pool, body + at, len, &item->op, &error);
+            if (!item->valid) {
+                item->result.status = REPLAY_MALFORMED;
+                item->result.text = p_strdup(ap->pool, error);
+            }
+        } T_END;
+        at += len;
+    }
+    return at == size;
+}
+
+static void do_apply(struct replay_conn *conn, uint32_t request, const unsigned char *body, size_t size)
+{
+    struct replay_result result = { REPLAY_MALFORMED, "APPLY whose lengths do not add up" };
+    struct replay_apply ap;
+    unsigned int i;
+
+    i_zero(&ap);
+    ap.user = current_user(conn, &result);
+    if (ap.user == NULL) {
+        (void)send_result(conn, REPLAY_APPLY, request, &result);
+        return;
+    }
+    ap.pool = pool_alloconly_create("replay apply", 16384);
+    if (!split_ops(body, size, &ap)) {
+        replay_set(&result, REPLAY_MALFORMED, "APPLY whose lengths do not add up");
+        (void)send_result(conn, REPLAY_APPLY, request, &result);
+    } else {
+        buffer_t *out = buffer_create_dynamic(default_pool, 4 + ap.count * 8);
+
+        replay_apply_all(&ap);
+        replay_put_u32(out, ap.count);
+        for (i = 0; i < ap.count; i++) {
+            const struct replay_result *r = &ap.items[i].result;
+            size_t len = r->status <= REPLAY_ALREADY || r->text == NULL
+                         ? 0
+                         : I_MIN(strlen(r->text), REPLAY_TEXT_BYTES_MAX);
+
+            replay_put_u16(out, (uint16_t)r->status);
+            replay_put_u16(out, 0);
+            replay_put_u32(out, (uint32_t)len);
+            buffer_append(out, r->text, len);
+        }
+        (void)replay_send(conn, REPLAY_APPLY, request, REPLAY_APPLIED, out->data, out->used);
+        buffer_free(&out);
+    }
+    pool_unref(&ap.pool);
+}
+
+struct dump_sender {
+    struct replay_conn *conn;
+    uint32_t request;
+};
+
+static bool dump_send(void *context, const buffer_t *ops)
+{
+    struct dump_sender *sender = context;
+
+    return replay_send(sender->conn, REPLAY_DUMP, sender->request, REPLAY_APPLIED, ops->data, ops->used);
+}
+
+static void do_dump(struct replay_conn *conn, uint32_t request, const unsigned char *body, size_t size)
+{
+    struct dump_sender sender = { conn, request };
+    struct replay_dump_request dump;
+    struct replay_result result;
+
+    i_zero(&dump);
+    if (size != 4 + GUID_128_SIZE) {
+        replay_set(&result, REPLAY_MALFORMED, "DUMP with a wrong length");
+    } else if (((dump.flags = get_u32(body)) & ~(REPLAY_DUMP_MESSAGES | REPLAY_DUMP_BODIES)) != 0) {
+        replay_set(&result, REPLAY_MALFORMED, "DUMP with unknown flags");
+    } else if ((dump.flags & REPLAY_DUMP_BODIES) != 0 && conn->spool == NULL) {
+        replay_set(&result, REPLAY_MALFORMED, "DUMP of bodies without SPOOL before it");
+    } else if ((dump.user = current_user(conn, &result)) != NULL) {
+        memcpy(dump.only, body + 4, GUID_128_SIZE);
+        dump.spool = (dump.flags & REPLAY_DUMP_BODIES) != 0 ? conn->spool : NULL;
+        dump.send = dump_send;
+        dump.context = &sender;
+        replay_dump(&dump, &result);
+    }
+    (void)send_result(conn, REPLAY_DUMP, request, &result);
+}
+
+static void do_spool(struct replay_conn *conn, uint32_t request, const unsigned char *body, size_t size)
+{
+    struct replay_result result = { REPLAY_MALFORMED, "SPOOL without an absolute directory" };
+    const char *path;
+
+    if (body_text(body, size, REPLAY_PATH_BYTES_MAX, &path) && *path == '/') {
+        i_free(conn->spool);
+        conn->spool = i_strdup(path);
+        replay_set(&result, REPLAY_APPLIED, "");
+    }
+    (void)send_result(conn, REPLAY_SPOOL, request, &result);
+}
+
+static void do_close_user(struct replay_conn *conn, uint32_t request, size_t size)
+{
+    struct replay_result result = { REPLAY_APPLIED, "" };
+    struct replay_user *user;
+
+    if (size != 0)
+        replay_set(&result, REPLAY_MALFORMED, "CLOSE_USER with a body");
+    else if (conn->account != NULL) {
+        user = replay_user_open(conn->account, &result);
+        if (user != NULL)
+            replay_user_close(user);
+        replay_set(&result, REPLAY_APPLIED, "");
+        i_free(conn->account);
+    }
+    (void)send_result(conn, REPLAY_CLOSE_USER, request, &result);
+}
+
+struct users_sender {
+    struct replay_conn *conn;
+    uint32_t request;
+    buffer_t *out;
+};
+
+static bool users_flush(struct users_sender *sender)
+{
+    bool ok = sender->out->used == 0 || replay_send(sender->conn, REPLAY_USERS, sender->request, REPLAY_APPLIED,
+                                                    sender->out->data, sender->out->used);
+
+    buffer_set_used_size(sender->out, 0);
+    return ok;
+}
+
+static bool users_each(void *context, const char *name)
+{
+    struct users_sender *sender = context;
+    size_t size = strlen(name);
+
+    /* The agent could not name such an account in an entry. */
+    if (size == 0 || size > OP_ACCOUNT_BYTES_MAX)
+        return TRUE;
+    replay_put_u32(sender->out, (uint32_t)size);
+    buffer_append(sender->out, name, size);
+    return sender->out->used < REPLAY_DUMP_REPLY_BYTES || users_flush(sender);
+}
+
+static void do_users(struct replay_conn *conn, uint32_t request, size_t size)
+{
+    struct replay_result result = { REPLAY_APPLIED, "" };
+    struct users_sender sender = { conn, request, NULL };
+
+    if (size != 0) {
+        replay_set(&result, REPLAY_MALFORMED, "USERS with a body");
+    } else {
+        sender.out = buffer_create_dynamic(default_pool, 65536);
+        if (replay_users_each(users_each, &sender) < 0 || !users_flush(&sender))
+            replay_set(&result, REPLAY_REFUSED, "the user database cannot list its users");
+        buffer_free(&sender.out);
+    }
+    (void)send_result(conn, REPLAY_USERS, request, &result);
+}
+
+static void handle(struct replay_conn *conn, const unsigned char *message, size_t size)
+{
+    const unsigned char *body = message + HEAD_BYTES;
+    uint16_t command = (uint16_t)(message[4] | message[5] << 8);
+    uint16_t status = (uint16_t)(message[6] | message[7] << 8);
+    uint32_t request = get_u32(message + 8);
+    struct replay_result result = { REPLAY_MALFORMED, "unknown command" };
+
+    size -= HEAD_BYTES;
+    if (status != 0) {
+        result.text = "request with a status";
+        (void)send_result(conn, command, request, &result);
+        return;
+    }
+    if (!conn->hello && command != REPLAY_HELLO) {
+        result.text = "HELLO has to come first";
+        (void)send_result(conn, command, request, &result);
+        return;
+    }
+    switch (command) {
+    case REPLAY_HELLO:
+        do_hello(conn, request, body, size);
+        break;
+    case REPLAY_USER:
+        do_user(conn, request, body, size);
+        break;
+    case REPLAY_APPLY:
+        do_apply(conn, request, body, size);
+        break;
+    case REPLAY_DUMP:
+        do_dump(conn, request, body, size);
+        break;
+    case REPLAY_SPOOL:
+        do_spool(conn, request, body, size);
+        break;
+    case REPLAY_CLOSE_USER:
+        do_close_user(conn, request, size);
+        break;
+    case REPLAY_USERS:
+        do_users(conn, request, size);
+        break;
+    default:
+        (void)send_result(conn, command, request, &result);
+    }
+    replay_user_deactivate();
+}
+
+/* Users stay open for the next connection: opening one costs more than a small batch. */
+static void conn_destroy(struct replay_conn *conn)
+{
+    struct replay_conn **p;
+
+    for (p = &conns; *p != NULL; p = &(*p)->next) {
+        if (*p == conn) {
+            *p = conn->next;
+            break;
+        }
+    }
+    io_remove(&conn->io);
+    i_close_fd(&conn->fd);
+    buffer_free(&conn->in);
+    i_free(conn->account);
+    i_free(conn->spool);
+    i_free(conn);
+    master_service_client_connection_destroyed(master_service);
+}
+
+/* Takes every whole message out of the buffer. FALSE: the peer does not speak the protocol. */
+static bool handle_buffered(struct replay_conn *conn)
+{
+    size_t at = 0;
+
+    while (!conn->broken && conn->in->used - at >= HEAD_BYTES) {
+        const unsigned char *message = CONST_PTR_OFFSET(conn->in->data, at);
+        uint32_t len = get_u32(message);
+
+        if (len < HEAD_BYTES - 4 || len > REPLAY_MESSAGE_BYTES_MAX)
+            return FALSE;
+        if (conn->in->used - at < (size_t)len + 4)
+            break;
+        T_BEGIN {
+            handle(conn, message, (size_t)len + 4);
+        } T_END;
+        at += (size_t)len + 4;
+    }
+    buffer_delete(conn->in, 0, at);
+    /* A large request's memory goes back at once: the next one is likely to be small. */
+    if (conn->in->used == 0 && buffer_get_size(conn->in) > 16 * READ_BYTES) {
+        buffer_free(&conn->in);
+        conn->in = buffer_create_dynamic(default_pool, READ_BYTES);
+    }
+    return !conn->broken;
+}
+
+static void conn_input(struct replay_conn *conn)
+{
+    unsigned char *room;
+    size_t used = conn->in->used;
+    ssize_t ret;
+
+    room = buffer_append_space_unsafe(conn->in, READ_BYTES);
+    ret = recv(conn->fd, room, READ_BYTES, MSG_DONTWAIT);
+    buffer_set_used_size(conn->in, used + (ret > 0 ? (size_t)ret : 0));
+    if (ret < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (ret <= 0 || !handle_buffered(conn))
+        conn_destroy(conn);
+}
+
+void replay_conn_create(int fd)
+{
+    const struct timeval patience = { .tv_sec = REPLAY_SEND_SECONDS_MAX, .tv_usec = 0 };
+    struct replay_conn *conn = i_new(struct replay_conn, 1);
+
+    conn->fd = fd;
+    /* Replies are written where they arise; only reading waits in the loop. */
+    net_set_nonblock(fd, FALSE);
+    if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0)
+        i_warning("setsockopt(SO_SNDTIMEO) failed: %m");
+    conn->in = buffer_create_dynamic(default_pool, READ_BYTES);
+    conn->io = io_add(fd, IO_READ, conn_input, conn);
+    conn->next = conns;
+    conns = conn;
+}
+
+void replay_conn_destroy_all(void)
+{
+    while (conns != NULL)
+        conn_destroy(conns);
+}
