@@ -108,8 +108,8 @@ mod tests {
         let call = InFlight { pid: 1, tid: 1, comm: String::new(), class: "fsync".into(), syscall: 74, age_ns: 900 };
         let mut probe = ProbeSample { source: Source::Kernel, oldest: Some(call), ..ProbeSample::default() };
         probe.lost.event = 3;
-        let mut node = Pressure::default();
-        node.io = Waited { some_permille: 120, full_permille: Some(30) };
+        let io = Waited { some_permille: 120, full_permille: Some(30) };
+        let node = Pressure { io, ..Pressure::default() };
         let pressure = PressureSample {
             node: PressureState::Known(node),
             store: PressureState::Pending,
