@@ -233,10 +233,8 @@ impl Imap {
         });
         // A message may be told of twice (a flag change meanwhile); the later answer may be only its flags.
         let mut messages: BTreeMap<u64, Message> = BTreeMap::new();
-        for found in fetched {
-            if let Some(found) = found {
-                messages.insert(found.uid, found);
-            }
+        for found in fetched.flatten() {
+            messages.insert(found.uid, found);
         }
         Ok(messages.into_values().collect())
     }

@@ -3,7 +3,7 @@
 //! Owns: the text of `understudy.toml`. What can hurt: an agent that hangs; every question has an end.
 //! Refuses: knowing more of an agent's answer than the mesh's own contract needs.
 
-use super::plan::{MAIL_UID, Plan};
+use super::plan::Plan;
 use crate::run;
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt::Write as _;
@@ -83,7 +83,6 @@ spool_dir = "{home}/spool"
 
 [ring]
 path = "{home}/ring/ring"
-group = "{MAIL_UID}"
 
 [journal]
 bytes_max = "256 MiB"

@@ -6,7 +6,7 @@
 use super::contract::{Mesh, Node, State};
 use super::plan::Plan;
 use super::process::{self, Place};
-use super::store::Store;
+use super::store::{self, Store};
 use super::{Part, agent};
 use crate::{clock, run};
 use anyhow::{Context, Result, bail, ensure};
@@ -276,13 +276,7 @@ fn greeting(host: &str, port: u16) -> Result<()> {
 
 /// The store's whole tree: Dovecot's programs in the node's namespace, and what is in the store's control group.
 fn store_processes(state: &State, node: &Node) -> Vec<i32> {
-    let replay = run::target_dir().join("dovecot");
-    let of_store = |pid: &i32| {
-        let program = process::program_of(*pid);
-        program.starts_with("/usr/sbin/dovecot")
-            || program.starts_with("/usr/lib/dovecot")
-            || program.starts_with(&replay)
-    };
+    let of_store = |pid: &i32| store::is_program(&process::program_of(*pid));
     let mut pids: Vec<i32> = process::in_netns(&node.netns).into_iter().filter(of_store).collect();
     if let Some(cgroup) = state.cgroups.get(&node.name) {
         let more: Vec<i32> = process::in_cgroup(cgroup).into_iter().filter(|pid| !pids.contains(pid)).collect();

@@ -63,7 +63,22 @@ fn worst(replicas: BTreeMap<String, Lag>) -> AccountLag {
     AccountLag { operations, seconds, replicas }
 }
 
-fn read_lags(_answer: &serde_json::Value, _lags: &mut BTreeMap<String, BTreeMap<String, Lag>>) {}
+/// What the agent of an active node says of its accounts' replicas.
+fn read_lags(answer: &serde_json::Value, lags: &mut BTreeMap<String, BTreeMap<String, Lag>>) {
+    let array = |value: &serde_json::Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
+    for account in array(answer, "accounts").iter().filter(|a| a["role"] == "active") {
+        let Some(name) = account["name"].as_str() else { continue };
+        for replica in array(account, "replicas") {
+            let (Some(node), lag) = (replica["node"].as_str(), &replica["lag"]) else { continue };
+            let mut found = Lag { operations: lag["operations"].as_u64(), seconds: lag["seconds"].as_f64() };
+            // A replica that is being copied or cannot be seen is not equal, whatever the positions say.
+            if !matches!(replica["state"].as_str(), Some("equal" | "behind")) && found.operations == Some(0) {
+                found = Lag { operations: None, seconds: None };
+            }
+            lags.entry(name.to_owned()).or_default().insert(node.to_owned(), found);
+        }
+    }
+}
 
 /// For people.
 pub(crate) fn print(mesh: &Mesh) {
@@ -106,6 +121,21 @@ pub(crate) fn print(mesh: &Mesh) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lags_are_read_from_active_nodes_and_only_equal_is_zero() {
+        let replica = |state: &str| serde_json::json!({"node": "node2", "lag": {"operations": 0, "bytes": 0, "seconds": 0.0}, "state": state});
+        let answer = serde_json::json!({"accounts": [
+            {"name": "a", "role": "active", "replicas": [replica("equal")]},
+            {"name": "b", "role": "active", "replicas": [replica("resyncing")]},
+            {"name": "c", "role": "replica", "replicas": [replica("equal")]},
+        ]});
+        let mut lags = BTreeMap::new();
+        read_lags(&answer, &mut lags);
+        assert_eq!(lags["a"]["node2"].operations, Some(0));
+        assert_eq!(lags["b"]["node2"].operations, None);
+        assert!(!lags.contains_key("c"));
+    }
 
     #[test]
     fn an_unknown_lag_is_not_zero() {

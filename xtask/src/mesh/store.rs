@@ -9,7 +9,6 @@ use super::plan::{MAIL_UID, PASSWORD};
 use crate::host::Lack;
 use crate::run;
 use anyhow::{Context, Result};
-use std::fmt::Write as _;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +17,10 @@ pub(crate) const IMAP_PORT: u16 = 143;
 /// LMTP in the node's own namespace.
 pub(crate) const LMTP_PORT: u16 = 24;
 const DOVECOT: &str = "/usr/sbin/dovecot";
+/// Where Dovecot's own plugins are.
+const MODULES: &str = "/usr/lib/dovecot/modules";
+const PLUGIN: &str = "lib90_understudy_plugin.so";
+const REPLAY: &str = "understudy-replay";
 
 /// What the store needs to know of its node.
 pub(crate) struct Store<'a> {
@@ -54,7 +57,10 @@ impl Store<'_> {
         for folder in ["mail", "ring", "spool"] {
             let folder = self.home.join(folder);
             chown(&folder, Some(MAIL_UID), Some(MAIL_UID))?;
-            std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o770))?;
+            std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o2770))?; // files in it get its group
+        }
+        if let Some(built) = &self.plugin {
+            install(self.home, built)?;
         }
         let users: String = self.accounts.iter().map(|a| format!("{a}:{{PLAIN}}{PASSWORD}::::::\n")).collect();
         std::fs::write(self.home.join("users"), users)?;
@@ -124,15 +130,65 @@ service lmtp {{
 }}
 "
         );
-        if let Some(plugin) = &self.plugin {
-            let _ = write!(text, "{}", plugin_text(&self.home.display().to_string(), plugin));
+        if self.plugin.is_some() {
+            text.push_str(&plugin_text(&home));
         }
         text
     }
 }
 
-fn plugin_text(_home: &str, _plugin: &Path) -> String {
-    String::new()
+/// The part of the configuration that makes a store one of ours.
+fn plugin_text(home: &std::path::Display<'_>) -> String {
+    format!(
+        r"mail_plugin_dir = {home}/modules
+mail_plugins = notify understudy
+default_vsz_limit = 512M
+plugin {{
+  understudy_ring = {home}/ring/ring
+  understudy_spool = {home}/spool
+  understudy_on_absent = go-on
+}}
+service {REPLAY} {{
+  executable = {home}/bin/{REPLAY}
+  client_limit = 1
+  process_limit = 64
+  unix_listener {REPLAY} {{
+    mode = 0600
+  }}
+}}
+# What is replayed must not be captured again.
+protocol {REPLAY} {{
+  mail_plugins =
+}}
+"
+    )
+}
+
+/// Copies plugin and replay service to where the mail user can read them, and links Dovecot's own plugins beside them:
+/// Dovecot looks in one folder only.
+fn install(home: &Path, built: &Path) -> Result<()> {
+    let (modules, bin) = (home.join("modules"), home.join("bin"));
+    for folder in [&modules, &bin] {
+        std::fs::create_dir_all(folder)?;
+    }
+    for entry in std::fs::read_dir(MODULES).with_context(|| format!("cannot read `{MODULES}`"))? {
+        let entry = entry?;
+        let link = modules.join(entry.file_name());
+        if !link.exists() {
+            std::os::unix::fs::symlink(entry.path(), link)?;
+        }
+    }
+    for (from, to) in [(PLUGIN, modules.join(PLUGIN)), (REPLAY, bin.join(REPLAY))] {
+        let from = built.join(from);
+        std::fs::copy(&from, &to).with_context(|| format!("no `{}`; `cargo xtask build` makes it", from.display()))?;
+    }
+    Ok(())
+}
+
+/// True for a program of the store.
+pub(crate) fn is_program(program: &Path) -> bool {
+    let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    program.starts_with(DOVECOT) || program.starts_with("/usr/lib/dovecot") || name.starts_with(REPLAY)
 }
 
 /// Is there a Dovecot of the version that the plugin is written for?
