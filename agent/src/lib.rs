@@ -6,30 +6,30 @@
 //!
 //! A stage may name a stage before it on its own path, never one after it; `cargo xtask tidy` holds that.
 
+pub mod limits;
 pub mod clock;
 pub mod config;
-pub mod limits;
 pub mod rules;
 
-pub mod apply;
-pub mod batch;
-pub mod blob;
 pub mod capture;
-pub mod digest;
+pub mod batch;
 pub mod frame;
 pub mod journal;
-pub mod receive;
-pub mod resync;
 pub mod ship;
-pub mod store;
 pub mod transport;
+pub mod receive;
+pub mod apply;
+pub mod blob;
+pub mod store;
+pub mod digest;
+pub mod resync;
 
-pub mod beat;
-pub mod pressure;
 pub mod probe;
+pub mod pressure;
 pub mod signal;
+pub mod beat;
 
-pub mod cli;
-pub mod control;
 pub mod metrics;
+pub mod control;
 pub mod node;
+pub mod cli;

@@ -267,4 +267,6 @@ pub(crate) fn read(path: &Path) -> Result<String, Problem> {
 }
 
 #[cfg(test)]
+pub(crate) mod docs;
+#[cfg(test)]
 mod tests;

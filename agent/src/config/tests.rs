@@ -261,3 +261,18 @@ fn damaged_files_end_in_problems_and_never_in_a_panic() {
         }
     }
 }
+
+#[test]
+fn the_manual_lists_every_key_and_no_other() {
+    let mut rows = String::new();
+    for key in KEYS {
+        let default = match key.default {
+            Default::Required => "must be set".to_owned(),
+            Default::Unset => String::new(),
+            Default::Is(text) => format!("`{text}`"),
+            Default::Under(directory, name) => format!("`{name}` in `{directory}`"),
+        };
+        rows.push_str(&format!("| `{}` | {} | {default} | `{}` | {} |\n", key.path, key.kind.describe(), key.sample, key.doc));
+    }
+    docs::assert_table("docs/configuration.md", &rows);
+}

@@ -1,1 +1,52 @@
-//! Placeholder.
+//! The agent's two doors for people and programs: the admin socket and the metrics page.
+//!
+//! Owns: `/v1/…` over HTTP on a UNIX socket, `/metrics` and `/healthz` over TCP, and the thread that serves both.
+//! What can hurt: a client that sends too much or waits for ever; bodies, account lists and the number of slow
+//! requests at one time are bounded. Refuses: knowing how the node works; [`Admin`] is all that it sees of it.
+
+pub mod model;
+pub mod resolve;
+mod server;
+mod socket;
+pub mod systemd;
+
+pub use server::{Control, ControlError, serve};
+
+use model::{Done, RuleRow, Status, VerifyResult};
+
+/// Largest request body, in bytes. A larger one is refused with 413.
+pub const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// Most accounts in one request. More are refused with 400.
+pub const REQUEST_ACCOUNTS_MAX: usize = 50_000;
+/// Requests that are answered at one time. Further ones wait for a thread.
+pub const REQUESTS_AT_ONCE: usize = 8;
+
+/// What a running node tells and does. Calls may block: they are made from threads of their own, never from the
+/// node's loop.
+pub trait Admin: Send + Sync {
+    /// The state of the node, with or without its accounts.
+    fn status(&self, with_accounts: bool) -> Status;
+    /// The model of `understudy top`, as JSON.
+    fn top(&self) -> serde_json::Value;
+    /// Compares accounts with each of their replicas; one result for each account and replica, in order.
+    fn verify(&self, accounts: &[String]) -> Vec<VerifyResult>;
+    /// Starts a resync of one account.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be started, for the administrator.
+    fn resync(&self, account: &str) -> Result<Done, String>;
+    /// What the rules in force say about accounts; about all accounts that the node knows when none is named.
+    fn rules(&self, accounts: &[String]) -> Vec<RuleRow>;
+    /// Reads rules, lists and placement again.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with them; the old ones stay in force.
+    fn reload(&self) -> Result<Done, String>;
+    /// Called before the metrics are printed, to set gauges that are not kept up to date all the time.
+    fn refresh_metrics(&self) {}
+}
+
+#[cfg(test)]
+mod tests;

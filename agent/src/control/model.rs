@@ -1,0 +1,233 @@
+//! What the admin socket says, as types: the contract between a running agent, the command line and other programs.
+//!
+//! Owns: the JSON of `/v1/…`; units are the last word of each name. What can hurt: a client of an older version;
+//! so fields are only ever added, and readers ignore what they do not know. Refuses: behaviour.
+
+use serde::{Deserialize, Serialize};
+
+/// Distance between two positions of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Lag {
+    pub operations: u64,
+    pub bytes: u64,
+    /// Age of the oldest operation that is missing; 0 when none is.
+    pub seconds: f64,
+}
+
+/// Everything about one node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub node: NodeStatus,
+    /// `false`: something below needs an administrator; `reasons` says what.
+    pub healthy: bool,
+    pub reasons: Vec<String>,
+    pub store: StoreStatus,
+    pub ring: RingStatus,
+    pub journal: JournalStatus,
+    pub blobs: BlobStatus,
+    pub groups: Vec<GroupStatus>,
+    pub peers: Vec<PeerStatus>,
+    /// Empty when the request asked for none.
+    pub accounts: Vec<AccountStatus>,
+    /// What this agent cannot see or do on this host, each with the reason.
+    pub blind: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub id: u16,
+    pub name: String,
+    /// Sixteen hexadecimal digits: a JSON number would lose bits.
+    pub cluster: String,
+    pub version: String,
+    pub pid: u32,
+    pub uptime_seconds: f64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    pub kind: String,
+    /// What the replay service calls itself; `None` while it cannot be reached.
+    pub version: Option<String>,
+    pub pid: Option<u32>,
+    pub up: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RingStatus {
+    pub path: String,
+    pub fill_bytes: u64,
+    pub capacity_bytes: u64,
+    pub records_total: u64,
+    /// Accounts that were, or are to be, compared because something of theirs was not captured.
+    pub gaps: u64,
+    pub dropped_total: u64,
+    pub producers: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// `io_uring` or `plain`.
+    pub io_backend: String,
+    /// Why it is not io_uring although that was asked for.
+    pub io_fallback: Option<String>,
+    pub bytes: u64,
+    pub bytes_max: u64,
+    pub segments: u64,
+    pub fsyncs_total: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BlobStatus {
+    pub kind: String,
+    /// Bodies in the spool that are not in central storage yet.
+    pub uploads_pending: u64,
+    /// Bodies that an operation names and central storage does not have.
+    pub missing: u64,
+    pub damaged: u64,
+}
+
+/// What a node is for a group or an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Active,
+    Replica,
+    #[default]
+    None,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    pub id: u32,
+    pub role: Role,
+    pub active: String,
+    pub replicas: Vec<String>,
+    pub epoch: u64,
+    /// Positions on the active node; 0 on a replica.
+    pub captured: u64,
+    pub journaled: u64,
+    /// Positions on a replica; 0 on the active node.
+    pub received: u64,
+    pub applied: u64,
+    /// On the active node: what each replica has.
+    pub peers: Vec<GroupPeerStatus>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GroupPeerStatus {
+    pub name: String,
+    pub shipped: u64,
+    pub acked: u64,
+    pub applied: u64,
+    pub resync_needed: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    pub id: u16,
+    pub name: String,
+    pub address: String,
+    pub connected: bool,
+    /// How far the peer's store is behind this node, over all groups that it replicates from here.
+    pub lag: Lag,
+    pub sent_bytes_total: u64,
+    /// Age of its last beat; `None` before the first.
+    pub beat_age_seconds: Option<f64>,
+    pub last_error: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AccountStatus {
+    pub name: String,
+    pub group: u32,
+    pub role: Role,
+    pub active: String,
+    pub replicas: Vec<ReplicaStatus>,
+    /// Why operations of this account are set aside on this node.
+    pub quarantined: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    pub node: String,
+    pub lag: Lag,
+    pub state: ReplicaState,
+}
+
+/// How a replica of an account stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplicaState {
+    /// Nothing is missing.
+    Equal,
+    /// Operations are on their way.
+    Behind,
+    /// A first copy or a resync is under way.
+    Resyncing,
+    /// Past the retention bound, or after a gap.
+    ResyncNeeded,
+    Quarantined,
+    /// The peer is not connected.
+    #[default]
+    Unknown,
+}
+
+/// Body of `POST /v1/verify`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VerifyRequest {
+    pub accounts: Vec<String>,
+}
+
+/// Result for one account and one replica.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VerifyResult {
+    pub account: String,
+    /// The replica that was compared with the active node; empty when it did not come to that.
+    pub replica: String,
+    pub equal: bool,
+    /// Position of the group's stream at which both digests were taken.
+    pub position: u64,
+    /// The active node's digest, in hexadecimal.
+    pub digest: String,
+    /// For people: the first mailbox or message that differs, and how.
+    pub first_difference: Option<String>,
+    /// Why no answer could be had: then `equal` says nothing.
+    pub error: Option<String>,
+}
+
+/// Body of `POST /v1/resync`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ResyncRequest {
+    pub account: String,
+}
+
+/// Answer to `POST /v1/resync` and `POST /v1/reload`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// For people: what was begun or changed.
+    pub done: String,
+}
+
+/// What the rules say about one account.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RuleRow {
+    pub account: String,
+    pub group: u32,
+    pub active: String,
+    pub replicas: Vec<String>,
+    pub replicate: bool,
+    pub level: String,
+    pub kinds: Vec<String>,
+    pub on_timeout: String,
+    pub on_full: String,
+    pub wait_timeout_ms: u32,
+    /// Name of the rule that decided.
+    pub rule: String,
+}
+
+/// Body of every answer that is not 2xx.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    pub error: String,
+}
