@@ -5,4 +5,5 @@
 
 pub mod imap;
 pub mod lmtp;
+pub mod traffic;
 pub mod wire;

@@ -9,6 +9,7 @@ mod bootstrap;
 mod build;
 mod ci;
 mod clock;
+mod demo;
 mod host;
 mod mesh;
 mod run;
@@ -26,6 +27,8 @@ enum Command {
     Bootstrap(bootstrap::Args),
     /// Build kernel programs, workspace and store plugins
     Build(build::Args),
+    /// Two nodes, real traffic, every process killed once, all accounts compared
+    Demo(demo::Args),
     /// Run everything that shows the project works
     Test(test::Args),
     /// Check what no compiler checks: module heads, import directions, documents against code
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Bootstrap(args) => bootstrap::main(&args),
         Command::Build(args) => build::main(&args),
+        Command::Demo(args) => demo::main(&args),
         Command::Test(args) => test::main(&args),
         Command::Tidy(args) => tidy::main(&args),
         Command::Mesh(args) => mesh::main(&args),
