@@ -99,7 +99,7 @@ pub const SHIP_WINDOW_BYTES: u64 = 4 << 20;
 pub const SHIP_READ_BYTES: u64 = 1 << 20;
 /// Frames of a group whose size, time and hash are remembered. Past it the oldest is forgotten: lag older than that
 /// is given as a lower bound, and its hash is asked of the journal.
-pub const SHIP_FRAMES_MAX: usize = 8192;
+pub const SHIP_FRAMES_MAX: usize = 2048;
 /// Wait before an acknowledgement that only says `applied`, in milliseconds, so that many become one message.
 pub const ACK_APPLIED_MS: u64 = 20;
 /// Bytes of credit that are collected before they are given back, unless an acknowledgement goes out anyway.
