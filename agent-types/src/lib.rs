@@ -1,7 +1,8 @@
 //! Every byte layout that another program, process, node or later version depends on.
 //!
-//! Owns: ids and positions (`id`), operations (`op`), the ring's layout (`ring`), frames (`frame`),
-//! messages between agents (`message`), kernel events (`probe`), beats (`beat`), and the limits that belong to a format.
+//! Owns: ids and positions (`id`), operations (`op`), the ring's layout (`ring`), frames (`frame`), journal segments
+//! (`segment`), messages between agents (`message`), kernel events (`probe`), beats (`beat`), and the limits that
+//! belong to a format.
 //! Refuses: unsafe code, the standard library, and anything that decides. Layouts are little-endian; a
 //! decoder takes hostile bytes and answers with a value or with an error that names the place.
 #![no_std]
@@ -24,3 +25,5 @@ pub mod op;
 pub mod probe;
 #[cfg(feature = "checksum")]
 pub mod ring;
+#[cfg(feature = "checksum")]
+pub mod segment;

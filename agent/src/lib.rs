@@ -8,6 +8,7 @@
 
 pub mod limits;
 pub mod clock;
+pub mod durable;
 pub mod config;
 pub mod rules;
 

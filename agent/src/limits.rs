@@ -40,6 +40,8 @@ pub const APPLY_OPS_MAX: usize = 256;
 pub const APPLY_REMEMBER_OPS: u64 = 2_000;
 /// Frames that wait for the journal's thread. Past it `Journal::append` gives the frame back (`Busy`).
 pub const JOURNAL_QUEUE_FRAMES_MAX: usize = 4096;
+/// Bytes of frames that wait for the journal's thread. Past it `Journal::append` gives the frame back (`Busy`).
+pub const JOURNAL_QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Answers of the journal that wait for their reader. Past it the journal's thread waits, and its queue fills.
 pub const JOURNAL_EVENTS_MAX: usize = 65_536;
 /// Plans that bring one account to its snapshot. Past it the account is parked with the difference that is left.

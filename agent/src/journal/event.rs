@@ -55,9 +55,11 @@ pub enum ChainError {
     Diverged { group: GroupId, at: Sequence, known: Epoch, got: Epoch },
     #[error("frame belongs to cluster `{got}`, this node to `{known}`")]
     Cluster { known: ClusterId, got: ClusterId },
-    /// An own frame names another node, or a received one names this node in an epoch that it did not write.
+    /// A frame that was appended as this node's own names another node.
     #[error("frame of group `{group}` names node `{got}` as its origin")]
     Origin { group: GroupId, got: NodeId },
+    #[error("journal holds as many groups as it can; frame of group `{group}` is one too many")]
+    TooManyGroups { group: GroupId },
 }
 
 /// Why an append was not taken. The frame comes back.
@@ -82,8 +84,8 @@ pub enum Failure {
     Sync { segment: u64, error: String },
     #[error("journal cannot begin segment `{segment}`: {error}; check free space and the disk, then restart the agent")]
     Segment { segment: u64, error: String },
-    #[error("journal cannot save its group table: {error}; check free space and the disk, then restart the agent")]
-    Groups { error: String },
+    #[error("journal cannot save its control file: {error}; check free space and the disk, then restart the agent")]
+    Control { error: String },
     #[error("journal was shut down")]
     ShutDown,
 }

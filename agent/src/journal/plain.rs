@@ -1,0 +1,42 @@
+//! Plain system calls: `pwrite`, then `fdatasync`, at once. Where io_uring is refused.
+//!
+//! Owns: the same promise as `uring`, without overlap: the journal's thread waits in the calls. Refuses: retrying.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::io::{IoFailure, LogIo, WriteOp};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct PlainIo {
+    file: Option<Arc<File>>,
+    done: Option<(WriteOp, Result<(), IoFailure>)>,
+}
+
+impl LogIo for PlainIo {
+    fn name(&self) -> &'static str {
+        "plain"
+    }
+
+    fn install(&mut self, file: &Arc<File>) -> io::Result<()> {
+        self.file = Some(Arc::clone(file));
+        Ok(())
+    }
+
+    fn submit(&mut self, write: WriteOp) -> Result<(), (IoFailure, WriteOp)> {
+        let Some(file) = self.file.as_ref().filter(|_| self.done.is_none()) else {
+            return Err((IoFailure::Write(io::ErrorKind::InvalidInput.into()), write));
+        };
+        let result = file.write_all_at(&write.buffer.map[..write.len], write.at).map_err(IoFailure::Write);
+        let result = result.and_then(|()| file.sync_data().map_err(IoFailure::Sync));
+        self.done = Some((write, result));
+        Ok(())
+    }
+
+    fn complete(&mut self) -> Option<(WriteOp, Result<(), IoFailure>)> {
+        self.done.take()
+    }
+}
