@@ -93,7 +93,10 @@ pub const REDIAL_MS_MAX: u64 = 5_000;
 /// Time for the last bytes of a connection that is being closed, in milliseconds. Past it they are dropped.
 pub const LINK_FLUSH_MS_MAX: u64 = 1_000;
 
-const _: () = assert!(CREDIT_BYTES >= 2 * (understudy_types::frame::FRAME_BYTES_MAX as u64 + 64), "credit must let the largest frame through");
+const _: () = assert!(
+    CREDIT_BYTES >= 2 * (understudy_types::frame::FRAME_BYTES_MAX as u64 + 64),
+    "credit must let the largest frame through"
+);
 
 /// Bytes shipped of one group to one peer and not acknowledged. Past it nothing more of the group is shipped there.
 pub const SHIP_WINDOW_BYTES: u64 = 4 << 20;
@@ -120,3 +123,13 @@ pub const FRAMES_IN_FLIGHT_MAX: usize = 2;
 pub const EXPORTS_AT_ONCE: usize = 2;
 /// Wait before a failed export is tried again, in milliseconds. Tries never end; the account is named in `status`.
 pub const EXPORT_RETRY_MS: u64 = 2_000;
+
+/// Longest time without a byte from the store's replay service, in milliseconds. Past it the connection is dropped and
+/// the call fails; the operations are applied again.
+pub const STORE_TIMEOUT_MS: u64 = 120_000;
+/// Operations in one request to the store; the service refuses more than 65,536. Past it they go in several.
+pub const STORE_REQUEST_OPS_MAX: usize = 8_192;
+/// Bytes of operations in one request to the store; the service refuses more than 64 MiB. Past it they go in several.
+pub const STORE_REQUEST_BYTES: usize = 16 << 20;
+/// Bytes of one reply of the store. Past it the connection is dropped: the service keeps to 64 MiB.
+pub const STORE_REPLY_BYTES_MAX: usize = 64 << 20;

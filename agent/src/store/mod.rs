@@ -5,6 +5,10 @@
 //! a store that hangs; every call has the time-outs of its side. Refuses: order, tombstones and "newest wins", which
 //! are `apply`'s; and letting anything that is particular to one store show through.
 
+pub mod conformance;
+pub mod dovecot;
+pub mod memory;
+
 use std::path::PathBuf;
 
 use understudy_types::op::Op;
@@ -34,6 +38,27 @@ pub enum Status {
     NotTried,
     /// From a newer service.
     Other(u16),
+}
+
+impl Status {
+    /// From the number in a reply.
+    #[must_use]
+    pub fn from_number(number: u16) -> Self {
+        match number {
+            0 => Self::Applied,
+            1 => Self::AlreadySo,
+            2 => Self::UnknownUser,
+            3 => Self::NoMailbox,
+            4 => Self::SourceMissing,
+            5 => Self::UidConflict,
+            6 => Self::BodyUnreadable,
+            7 => Self::Temporary,
+            8 => Self::Refused,
+            9 => Self::Malformed,
+            10 => Self::NotTried,
+            other => Self::Other(other),
+        }
+    }
 }
 
 /// Status and, on a failure, what the store said.

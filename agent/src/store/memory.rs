@@ -1,0 +1,143 @@
+//! A store that keeps mailboxes in memory, behind the same trait as a real one.
+//!
+//! Owns: the model: what each operation means, without files, locks or processes. Copies of a [`MemoryStore`] share one
+//! store, so that several workers can be given one each. What can hurt: a model that is kinder than Dovecot would make
+//! every test that uses it worthless; so both pass [`super::conformance`]. Refuses: knowing an account that was not
+//! named before ([`MemoryStore::add_account`]), as a store with a user database does.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use understudy_types::id::{BlobId, MailboxGuid};
+use understudy_types::op::Op;
+
+use super::{ApplyItem, DumpOptions, Outcome, Status, Store, StoreError};
+
+mod account;
+mod message;
+
+use account::Account;
+
+/// A handle to a store in memory.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore {
+    accounts: Arc<Mutex<BTreeMap<String, Account>>>,
+    spool: Option<PathBuf>,
+}
+
+impl MemoryStore {
+    /// An empty store that puts the bodies of a dump into `spool`, if one is given.
+    #[must_use]
+    pub fn new(spool: Option<PathBuf>) -> Self {
+        Self { accounts: Arc::default(), spool }
+    }
+
+    /// Makes an account known, empty but for what the store makes by itself: nothing.
+    pub fn add_account(&self, name: &str) {
+        self.lock().entry(name.to_owned()).or_default();
+    }
+
+    /// Body of a message, for tests.
+    #[must_use]
+    pub fn body(&self, account: &str, mailbox: MailboxGuid, uid: u32) -> Option<Vec<u8>> {
+        self.lock().get(account)?.mailboxes.get(&mailbox)?.messages.get(&uid).map(|message| message.body.to_vec())
+    }
+
+    // A panic of another test thread does not make the data wrong: every operation is whole or not there.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Account>> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn apply(&mut self, account: &str, items: &[ApplyItem]) -> Result<Vec<Outcome>, StoreError> {
+        let mut accounts = self.lock();
+        let mut known = accounts.get_mut(account);
+        let mut stopped = false;
+        let outcomes = items.iter().map(|item| {
+            if stopped {
+                return Outcome { status: Status::NotTried, detail: String::new() };
+            }
+            let outcome = match &mut known {
+                Some(account) => account.apply(item),
+                None => failed(Status::UnknownUser, "user is not known"),
+            };
+            stopped = !matches!(outcome.status, Status::Applied | Status::AlreadySo);
+            outcome
+        });
+        Ok(outcomes.collect())
+    }
+
+    fn dump(&mut self, account: &str, options: DumpOptions, sink: &mut dyn FnMut(Op)) -> Result<(), StoreError> {
+        // The state of one moment; the lock is not held while somebody else's code runs.
+        let state = self.lock().get(account).cloned();
+        let Some(state) = state else { return Err(StoreError::UnknownAccount(account.to_owned())) };
+        let spool = match (&self.spool, options.bodies) {
+            (Some(spool), true) => Some(spool.as_path()),
+            (None, true) => return Err(failed_dump(account, "no spool was given")),
+            (_, false) => None,
+        };
+        for op in state.dump(options.messages, spool.is_some()) {
+            if let (Some(spool), Op::MessageSaved { message, .. }) = (spool, &op) {
+                let body = state.mailboxes.get(&message.mailbox).and_then(|m| m.messages.get(&message.uid));
+                if let (Some(body), Some(blob)) = (body, message.blob) {
+                    put_into(spool, blob, &body.body).map_err(|e| failed_dump(account, &e.to_string()))?;
+                }
+            }
+            sink(op);
+        }
+        Ok(())
+    }
+
+    fn version(&mut self) -> Result<String, StoreError> {
+        Ok("memory".to_owned())
+    }
+}
+
+fn put_into(spool: &Path, blob: BlobId, body: &[u8]) -> std::io::Result<()> {
+    let name = spool.join(blob.to_string());
+    if name.exists() {
+        return Ok(());
+    }
+    let half = spool.join(format!("tmp.{}.{blob}", std::process::id()));
+    fs::write(&half, body)?;
+    fs::rename(half, name)
+}
+
+fn failed_dump(account: &str, detail: &str) -> StoreError {
+    StoreError::Failed { account: account.to_owned(), detail: detail.to_owned() }
+}
+
+fn failed(status: Status, detail: impl Into<String>) -> Outcome {
+    Outcome { status, detail: detail.into() }
+}
+
+/// An operation that changed something, or nothing.
+fn done(changed: bool) -> Outcome {
+    Outcome { status: if changed { Status::Applied } else { Status::AlreadySo }, detail: String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_in_memory_conforms() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = folder.path().join("spool");
+        fs::create_dir(&spool).unwrap();
+        let mut store = MemoryStore::new(Some(spool.clone()));
+        let handle = store.clone();
+        let mut n = 0;
+        let mut fresh = || {
+            n += 1;
+            let name = format!("account-{n}");
+            handle.add_account(&name);
+            name
+        };
+        let ran = super::super::conformance::run(&mut store, &mut fresh, folder.path(), &spool);
+        assert!(ran.unwrap() >= 10);
+    }
+}
