@@ -68,6 +68,8 @@ pub use abi::{blob, ffi};
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
+#[cfg(all(test, not(loom)))]
+mod damage_tests;
 
 #[cfg(not(loom))]
 pub use consumer::{Completer, Consumer, ConsumerStats, Event, OrphanedIntent, Record, Waker};
