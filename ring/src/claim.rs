@@ -6,7 +6,7 @@
 //! window between release and head before it is used; loops end after a bounded number of turns.
 //! Refuses: waiting. A full ring is an answer, not a sleep.
 
-use crate::sync::{AtomicU64, DataWord, Ordering, spin};
+use crate::sync::{AtomicU64, DataWord, Ordering, planted, spin};
 use understudy_types::ring::{Cursor, Descriptor, Owner, State};
 
 /// The words of the algorithm, borrowed from a memory.
@@ -93,7 +93,13 @@ impl<'a> Core<'a> {
                 let word = Descriptor::reserved(lap, units, owner);
                 // Free of this lap means that no one has claimed this index, so head is still where it was
                 // loaded: head leaves an index only after its descriptor is reserved.
-                if slot.compare_exchange(found.0, word.0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                let swapped = if planted("plain_claim") {
+                    slot.store(word.0, Ordering::Release);
+                    true
+                } else {
+                    slot.compare_exchange(found.0, word.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+                };
+                if swapped {
                     self.advance_head(head, units);
                     return Ok(Claim { at: head, units, word });
                 }
@@ -101,8 +107,9 @@ impl<'a> Core<'a> {
             }
             if self.plausible(found, lap) {
                 // Somebody reserved it and has not moved head yet; perhaps never will.
-                #[cfg(not(all(loom, planted = "no_help")))]
-                self.advance_head(head, found.units());
+                if !planted("no_help") {
+                    self.advance_head(head, found.units());
+                }
                 spin();
                 continue;
             }
@@ -127,14 +134,10 @@ impl<'a> Core<'a> {
     #[inline]
     pub(crate) fn commit(&self, claim: &Claim) -> Result<(), CoreError> {
         let slot = self.descriptor(claim.at.index());
-        #[cfg(all(loom, planted = "relaxed_commit"))]
-        let order = Ordering::Relaxed;
         // SYNC POINT commit -> read: pairs with the load in the consumer. SeqCst, because it is also the first
         // half of "commit, then look whether the consumer sleeps" against "say that I sleep, then look".
-        #[cfg(not(all(loom, planted = "relaxed_commit")))]
-        let order = Ordering::SeqCst;
         let committed = claim.word.with_state(State::Committed);
-        match slot.compare_exchange(claim.word.0, committed.0, order, Ordering::Relaxed) {
+        match slot.compare_exchange(claim.word.0, committed.0, Ordering::SeqCst, Ordering::Relaxed) {
             Ok(_) => Ok(()),
             Err(_) => Err(CoreError::Damaged),
         }
@@ -144,7 +147,8 @@ impl<'a> Core<'a> {
     #[inline]
     pub(crate) fn look(&self, index: u64) -> Descriptor {
         // SYNC POINT commit -> read, the consumer's half.
-        Descriptor(self.descriptor(index).load(Ordering::SeqCst))
+        let order = if planted("relaxed_look") { Ordering::Relaxed } else { Ordering::SeqCst };
+        Descriptor(self.descriptor(index).load(order))
     }
 
     /// Consumer: skips the reservation of a dead producer. `false` if it was committed after all.
@@ -174,9 +178,6 @@ impl<'a> Core<'a> {
             self.descriptor(index).store(free.0, Ordering::Release);
         }
         // SYNC POINT release -> claim, the consumer's half.
-        #[cfg(all(loom, planted = "relaxed_release"))]
-        self.release.store(to.0, Ordering::Relaxed);
-        #[cfg(not(all(loom, planted = "relaxed_release")))]
         self.release.store(to.0, Ordering::Release);
     }
 }

@@ -6,7 +6,7 @@
 //! the slot is in `ANSWERING`, which nobody else may take away.
 //! Refuses: waiting, and clocks.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, planted};
 use understudy_types::ring::{ANSWER_BYTES_MAX, COMPLETION_WORDS, CompletionRef, Owner, Status};
 
 const FREE: u32 = 0;
@@ -30,10 +30,12 @@ impl Word {
         self.0 as u32 & 0xFF
     }
 
+    #[cfg(not(loom))]
     fn slot(self) -> u16 {
         (self.0 >> 8 & 0x1FFF) as u16
     }
 
+    #[cfg(not(loom))]
     fn short_incarnation(self) -> u32 {
         (self.0 >> 21 & 0x1FF) as u32
     }
@@ -162,11 +164,10 @@ impl<'a> Slots<'a> {
             let (words, found) = self.load(at)?;
             match found.state() {
                 PENDING => {
-                    #[cfg(all(loom, planted = "plain_cancel"))]
-                    words[0].store(found.freed().0, Ordering::Release);
-                    #[cfg(all(loom, planted = "plain_cancel"))]
-                    return None;
-                    #[cfg(not(all(loom, planted = "plain_cancel")))]
+                    if planted("plain_cancel") {
+                        words[0].store(found.freed().0, Ordering::Release);
+                        return None;
+                    }
                     if Self::swap(words, found, found.freed()) {
                         return None;
                     }

@@ -44,6 +44,7 @@ mod clock;
 #[cfg(not(loom))]
 pub mod memory;
 mod claim;
+#[cfg(not(loom))]
 mod record;
 mod completion;
 #[cfg(not(loom))]
@@ -70,6 +71,8 @@ mod loom_tests;
 mod tests;
 #[cfg(all(test, not(loom)))]
 mod damage_tests;
+#[cfg(all(test, not(loom)))]
+mod death_tests;
 
 #[cfg(not(loom))]
 pub use consumer::{Completer, Consumer, ConsumerStats, Event, OrphanedIntent, Record, Waker};

@@ -61,3 +61,21 @@ pub(crate) fn spin() {
     #[cfg(not(loom))]
     std::hint::spin_loop();
 }
+
+#[cfg(loom)]
+std::thread_local! {
+    /// The bug that this model runs with; loom keeps all threads of a model on one.
+    pub(crate) static PLANTED: std::cell::Cell<&'static str> = const { std::cell::Cell::new("") };
+}
+
+/// Whether a known bug is to be put in, to prove that the models find it. Outside of loom: never, at no cost.
+#[inline(always)]
+pub(crate) fn planted(bug: &str) -> bool {
+    #[cfg(loom)]
+    return PLANTED.with(|planted| planted.get() == bug);
+    #[cfg(not(loom))]
+    {
+        let _ = bug;
+        false
+    }
+}
