@@ -1,8 +1,9 @@
 //! What tests and trials of several nodes share: small clients of the store's own protocols.
 //!
-//! Owns: an IMAP and an LMTP client that say exactly what the server said. Links nothing of the agent, so that it
+//! Owns: an IMAP and an LMTP client that say exactly what the server said, and a private Dovecot. Links nothing of the agent, so that it
 //! shows what a user sees. Refuses: being a client library; it speaks only as much as the tests need.
 
+pub mod dovecot;
 pub mod imap;
 pub mod lmtp;
 pub mod traffic;
