@@ -245,18 +245,13 @@ static void us_notify_expunge(void *_txn, struct mail *mail)
     mail->lookup_abort = old_abort;
 }
 
-static void us_notify_flags(void *_txn, struct mail *mail, enum mail_flags old_flags)
+/* Also for a flag that each user of a shared mailbox has for himself: it raises the message's modseq for all, and
+ * what is published is the state that all see, without it. */
+static void us_notify_flags(void *_txn, struct mail *mail, enum mail_flags old_flags ATTR_UNUSED)
 {
     struct us_txn *txn = _txn;
-    enum mail_flags changed, private = 0;
 
-    if (txn == NULL || mail->uid == 0)
-        return;
-    /* Flags that each user of a shared mailbox has for himself are not part of the owner's account. */
-    if (mail->box->v.get_private_flags_mask != NULL)
-        private = mail->box->v.get_private_flags_mask(mail->box);
-    changed = (old_flags ^ mail_get_flags(mail)) & OP_FLAGS_ALL;
-    if ((changed & ~(unsigned int)private) != 0)
+    if (txn != NULL && mail->uid != 0)
         (void)seq_range_array_add(&txn->flag_uids, mail->uid);
 }
 

@@ -98,6 +98,7 @@ fn creation_by_several_sessions_at_once_tells_one_identity() {
                 let dovecot = &dovecot;
                 scope.spawn(move || {
                     let mut imap = dovecot.imap(format).expect("login");
+                    imap.command("SELECT INBOX").expect("select");
                     for n in 0..15 {
                         // Only one of them succeeds.
                         let _ = imap.command(&format!("CREATE Race{n}"));
