@@ -133,3 +133,31 @@ pub const STORE_REQUEST_OPS_MAX: usize = 8_192;
 pub const STORE_REQUEST_BYTES: usize = 16 << 20;
 /// Bytes of one reply of the store. Past it the connection is dropped: the service keeps to 64 MiB.
 pub const STORE_REPLY_BYTES_MAX: usize = 64 << 20;
+/// Tries of one comparison before its result stands.
+pub const VERIFY_TRIES: u32 = 5;
+/// Pause between two tries of a comparison, in milliseconds.
+pub const VERIFY_PAUSE_MS: u64 = 200;
+/// How long a replica may take to reach the position that is asked for, in milliseconds.
+pub const VERIFY_WAIT_MS: u64 = 10_000;
+/// Threads that answer requests of peers.
+pub const ANSWERERS: usize = 2;
+/// Requests of peers that wait for such a thread. Past it they are answered "busy".
+pub const REQUESTS_WAITING_MAX: usize = 256;
+/// How long a peer may take to answer a request, in milliseconds.
+pub const ASK_MS_MAX: u64 = 30_000;
+/// Bytes of the longest answer that is taken from a peer: the state of an account of about two million messages.
+pub const REPLY_BYTES_MAX: usize = 512 << 20;
+/// How long the event loop may take to answer a question of a control thread, in milliseconds.
+pub const QUERY_MS_MAX: u64 = 5_000;
+/// Events of one kind that wait for the event loop. Past it their senders wait.
+pub const EVENTS_MAX: usize = 8_192;
+/// Events of one kind that the event loop takes before it looks at the others.
+pub const TURN_EVENTS_MAX: usize = 512;
+/// How often the event loop looks at its times when nothing happens, in milliseconds.
+pub const TURN_MS_MAX: u64 = 20;
+/// How often segments that nobody needs are let go, in milliseconds.
+pub const RETAIN_MS: u64 = 5_000;
+/// Pause between two accounts of the background comparison, in milliseconds.
+pub const COMPARE_PAUSE_MS: u64 = 2_000;
+/// Bytes of recent frames that the journal keeps in memory for shippers. Older ones are read from disk.
+pub const JOURNAL_CACHE_BYTES: usize = 64 << 20;

@@ -6,6 +6,5 @@
 pub mod dovecot;
 pub mod imap;
 pub mod lmtp;
-pub mod mesh;
 pub mod traffic;
 pub mod wire;

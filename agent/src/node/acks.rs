@@ -10,7 +10,7 @@ use understudy_types::id::BlobId;
 
 /// One waiting store process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     pub seq: u64,
     pub account: String,
     pub at: CompletionRef,
@@ -21,7 +21,7 @@ pub struct Waiting {
 
 /// The waiting ones of one group, and its bodies that are not yet in central storage.
 #[derive(Debug, Default)]
-pub struct Acks {
+pub(crate) struct Acks {
     waiting: VecDeque<Waiting>,
     /// By account: sequence of the operation, and the body that it names.
     bodies: BTreeMap<String, BTreeMap<u64, BlobId>>,
@@ -29,17 +29,17 @@ pub struct Acks {
 
 impl Acks {
     /// Somebody waits.
-    pub fn wait(&mut self, waiting: Waiting) {
+    pub(crate) fn wait(&mut self, waiting: Waiting) {
         self.waiting.push_back(waiting);
     }
 
     /// An operation names a body that is not known to be in central storage.
-    pub fn body_pending(&mut self, account: &str, seq: u64, blob: BlobId) {
+    pub(crate) fn body_pending(&mut self, account: &str, seq: u64, blob: BlobId) {
         self.bodies.entry(account.to_owned()).or_default().insert(seq, blob);
     }
 
     /// A body is in central storage.
-    pub fn body_durable(&mut self, blob: BlobId) {
+    pub(crate) fn body_durable(&mut self, blob: BlobId) {
         self.bodies.retain(|_, pending| {
             pending.retain(|_, id| *id != blob);
             !pending.is_empty()
@@ -48,37 +48,19 @@ impl Acks {
 
     /// Whether some operation still waits for this body.
     #[must_use]
-    pub fn needs_body(&self, blob: BlobId) -> bool {
+    pub(crate) fn needs_body(&self, blob: BlobId) -> bool {
         self.bodies.values().any(|pending| pending.values().any(|id| *id == blob))
     }
 
     /// Accounts whose operations wait for this body.
     #[must_use]
-    pub fn accounts_of_body(&self, blob: BlobId) -> Vec<String> {
+    pub(crate) fn accounts_of_body(&self, blob: BlobId) -> Vec<String> {
         let names = |pending: &BTreeMap<u64, BlobId>| pending.values().any(|id| *id == blob);
         self.bodies.iter().filter(|(_, pending)| names(pending)).map(|(account, _)| account.clone()).collect()
     }
 
-    /// Bodies that are not yet in central storage.
-    #[must_use]
-    pub fn bodies_pending(&self) -> usize {
-        self.bodies.values().map(BTreeMap::len).sum()
-    }
-
-    /// How many wait.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Whether nobody waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     /// Who may be answered now. `journaled` is this node's durable position, `acked` that of each replica.
-    pub fn ready(&mut self, journaled: u64, acked: &[u64]) -> Vec<(CompletionRef, Status)> {
+    pub(crate) fn ready(&mut self, journaled: u64, acked: &[u64]) -> Vec<(CompletionRef, Status)> {
         let mut ready = Vec::new();
         let mut acked = acked.to_vec();
         acked.sort_unstable_by(|a, b| b.cmp(a));
@@ -129,7 +111,7 @@ mod tests {
         assert_eq!(acks.ready(7, &[6, 0]), [(at(6), Status::Replicated)]);
         assert_eq!(acks.ready(7, &[9, 6]), []);
         assert_eq!(acks.ready(7, &[7, 9]), [(at(7), Status::Replicated)]);
-        assert!(acks.is_empty());
+        assert_eq!(acks.ready(99, &[99, 99]), [], "nobody waits any more");
     }
 
     #[test]

@@ -17,8 +17,9 @@ mod up;
 
 pub(crate) use agent::program as agent_program;
 use anyhow::{Context, Result};
-pub(crate) use contract::Format;
+pub(crate) use contract::{Account, Format, Mesh};
 use nix::sys::signal::Signal;
+pub(crate) use status::now;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `mesh`.

@@ -1,0 +1,109 @@
+//! Accounts that this node has seen, and those that were copied to their replicas once.
+//!
+//! Owns: one redb file with the first copies that are complete. What can hurt: forgetting that an account was copied
+//! costs another copy, which changes nothing; believing that one was copied which was not would leave its old mail on
+//! one node, so the mark is set when the end of the snapshot is durable.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use understudy_types::id::GroupId;
+
+use crate::apply::cursor::CursorError;
+
+/// Account, and the replicas that its first copy was made for.
+const COPIED: TableDefinition<'_, &str, &str> = TableDefinition::new("copied-1");
+
+/// What is known about one account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub group: GroupId,
+    /// Last operation of the account in this life of the agent; 0 = none.
+    pub last_seq: u64,
+    /// Replicas that got a first copy, as text; empty = none.
+    pub copied_for: String,
+}
+
+/// The accounts.
+pub(crate) struct Accounts {
+    database: Database,
+    known: BTreeMap<String, Known>,
+}
+
+impl Accounts {
+    /// Opens or makes the file. `group_of` places the accounts that it names.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub(crate) fn open(path: &Path, group_of: impl Fn(&str) -> GroupId) -> Result<Self, CursorError> {
+        let database = Database::create(path)?;
+        let write = database.begin_write()?;
+        write.open_table(COPIED)?;
+        write.commit()?;
+        let mut known = BTreeMap::new();
+        for row in database.begin_read()?.open_table(COPIED)?.iter()? {
+            let (account, copied_for) = row?;
+            let group = group_of(account.value());
+            let entry = Known { group, last_seq: 0, copied_for: copied_for.value().to_owned() };
+            known.insert(account.value().to_owned(), entry);
+        }
+        Ok(Self { database, known })
+    }
+
+    /// The account's entry; made when it is seen for the first time.
+    pub(crate) fn see(&mut self, account: &str, group: GroupId) -> &mut Known {
+        if !self.known.contains_key(account) {
+            let entry = Known { group, last_seq: 0, copied_for: String::new() };
+            self.known.insert(account.to_owned(), entry);
+        }
+        let entry = self.known.get_mut(account).unwrap_or_else(|| unreachable!("inserted just above"));
+        entry.group = group;
+        entry
+    }
+
+    /// What is known about an account.
+    #[must_use]
+    pub(crate) fn get(&self, account: &str) -> Option<&Known> {
+        self.known.get(account)
+    }
+
+    /// Everybody, by name.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Known)> {
+        self.known.iter().map(|(account, known)| (account.as_str(), known))
+    }
+
+    /// The first copy for these replicas is complete and durable.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn copied(&mut self, account: &str, copied_for: &str) -> Result<(), CursorError> {
+        if let Some(known) = self.known.get_mut(account) {
+            known.copied_for = copied_for.to_owned();
+        }
+        let write = self.database.begin_write()?;
+        write.open_table(COPIED)?.insert(account, copied_for)?;
+        write.commit()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complete_copy_is_remembered_and_an_unfinished_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("accounts");
+        {
+            let mut accounts = Accounts::open(&path, |_| GroupId(1)).unwrap();
+            accounts.see("a", GroupId(1)).last_seq = 5;
+            accounts.see("b", GroupId(1));
+            accounts.copied("a", "2").unwrap();
+        }
+        let accounts = Accounts::open(&path, |_| GroupId(3)).unwrap();
+        assert_eq!(accounts.get("a"), Some(&Known { group: GroupId(3), last_seq: 0, copied_for: "2".into() }));
+        assert_eq!(accounts.get("b"), None);
+    }
+}

@@ -1,0 +1,114 @@
+//! The node as the control threads see it.
+//!
+//! Owns: the way from a request of an administrator to the event loop and back. What can hurt: an event loop that is
+//! busy; every question has a time-out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Sender, bounded};
+
+use super::query::Query;
+use super::verify::Verifier;
+use crate::capture::view::{SharedView, View};
+use crate::config::{self, Loaded};
+use crate::control::Admin;
+use crate::control::model::{Done, RuleRow, Status, VerifyResult};
+use crate::limits::QUERY_MS_MAX;
+use crate::rules::Rules;
+
+/// The node's side of the admin socket.
+pub(crate) struct NodeAdmin {
+    pub queries: Sender<Query>,
+    pub verifier: Verifier,
+    pub view: SharedView,
+    pub loaded: Arc<Loaded>,
+}
+
+impl NodeAdmin {
+    fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Query) -> Option<T> {
+        let (reply, answer) = bounded(1);
+        self.queries.send(question(reply)).ok()?;
+        answer.recv_timeout(Duration::from_millis(QUERY_MS_MAX)).ok()
+    }
+}
+
+impl Admin for NodeAdmin {
+    fn status(&self, with_accounts: bool) -> Status {
+        self.ask(|reply| Query::Status { with_accounts, reply }).unwrap_or_else(|| Status {
+            reasons: vec!["the agent's event loop does not answer".into()],
+            ..Status::default()
+        })
+    }
+
+    fn top(&self) -> serde_json::Value {
+        self.ask(|reply| Query::Top { reply }).unwrap_or_default()
+    }
+
+    fn verify(&self, accounts: &[String]) -> Vec<VerifyResult> {
+        self.verifier.verify(accounts)
+    }
+
+    fn resync(&self, account: &str) -> Result<Done, String> {
+        let why = "an administrator asked for it".to_owned();
+        let account_name = account.to_owned();
+        self.ask(|reply| Query::Resync { account: account_name, bodies: true, why, reply })
+            .unwrap_or_else(|| Err("the agent's event loop does not answer".into()))?;
+        Ok(Done { done: format!("a snapshot of account `{account}` is on its way to its replicas") })
+    }
+
+    fn rules(&self, accounts: &[String]) -> Vec<RuleRow> {
+        let named;
+        let accounts = if accounts.is_empty() {
+            named = self.ask(|reply| Query::Names { reply }).unwrap_or_default();
+            &named
+        } else {
+            accounts
+        };
+        let view = self.view.read();
+        accounts
+            .iter()
+            .filter_map(|account| {
+                let resolved = view.rules.resolve(account);
+                let group = view.placement.group(view.placement.group_of(account))?;
+                Some(RuleRow {
+                    account: account.clone(),
+                    group: group.id.0,
+                    active: self.loaded.config.node_name(group.active),
+                    replicas: group.replicas.iter().map(|node| self.loaded.config.node_name(*node)).collect(),
+                    replicate: resolved.replicate,
+                    level: resolved.level.to_string(),
+                    kinds: resolved.kinds.names().into_iter().map(str::to_owned).collect(),
+                    on_timeout: text(&resolved.on_timeout),
+                    on_full: text(&resolved.on_full),
+                    wait_timeout_ms: resolved.wait_timeout_ms,
+                    rule: resolved.rule_name.clone(),
+                })
+            })
+            .collect()
+    }
+
+    fn reload(&self) -> Result<Done, String> {
+        let fresh = config::load(&self.loaded.sources).map_err(|error| error.to_string())?;
+        let (rules, problems) = Rules::build(&fresh.config);
+        if let Some(problem) = problems.first() {
+            return Err(format!("{}: {}; {}", problem.key, problem.problem, problem.remedy));
+        }
+        let placement = config::Placement::build(&fresh.config).map_err(|problems| {
+            problems.first().map_or_else(String::new, |p| format!("{}: {}; {}", p.key, p.problem, p.remedy))
+        })?;
+        let before = self.view.read().placement.clone();
+        if before.groups() != placement.groups() {
+            return Err("groups cannot change their nodes while the agent runs; restart it".into());
+        }
+        let node = self.loaded.config.node_id();
+        self.view.replace(View { node, rules, placement });
+        // The loop is gone only at shutdown.
+        let _ = self.queries.send(Query::Reloaded);
+        Ok(Done { done: "rules and placed accounts were read again".into() })
+    }
+}
+
+fn text(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}

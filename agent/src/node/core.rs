@@ -1,0 +1,617 @@
+//! The event loop's state and what each event does to it.
+//!
+//! Owns: everything that two paths share on a node. It waits in one place (`run`) and changes in one place (here). What
+//! can hurt: blocking; every call that goes out of here queues and returns, and what could not be queued is kept and
+//! tried again at the next turn. Refuses: deciding what a pure decider decides (`ship`, `receive`, `acks`, `queue`).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use understudy_ring::{CompletionRef, Status as RingStatus};
+use understudy_types::frame::RingPosition;
+use understudy_types::id::{BlobId, ClusterId, Epoch, GroupId, NodeId, Sequence};
+use understudy_types::op::Op;
+
+use super::accounts::Accounts;
+use super::acks::{Acks, Waiting};
+use super::board::Board;
+use super::query::Query;
+use super::remote::{Answering, Asks};
+use crate::apply::ApplyEvent;
+use crate::apply::worker::Workers;
+use crate::batch::{BatchLimits, GroupBatch};
+use crate::beat::BeatTable;
+use crate::blob::upload::{UploadEvent, Uploader};
+use crate::capture::view::SharedView;
+use crate::capture::{Capture, Captured, CapturedOp, bucket_of};
+use crate::clock::{self, MonoNs};
+use crate::config::Config;
+use crate::frame::{BuilderError, Frame, FrameCodec, level_for};
+use crate::journal::{AppendError, Failure, Journal, JournalEvent, JournalReader, Recovered, Token};
+use crate::metrics::Metrics;
+use crate::receive::Receiver;
+use crate::resync::{ExportEvent, Exporters, Queue};
+use crate::ship::{FrameMeta, ShipEvent, Shipper};
+use crate::transport::{LinkId, TransportHandle};
+
+/// A group that is active here.
+pub(super) struct Own {
+    pub batch: GroupBatch,
+    /// Last operation that is durable here.
+    pub journaled: u64,
+    pub replicas: Vec<NodeId>,
+    /// Last operation that is durable at each replica.
+    pub acked: BTreeMap<NodeId, u64>,
+    pub acks: Acks,
+    /// Frames on their way to disk.
+    pub in_flight: VecDeque<FrameMeta>,
+    /// Ring index up to which the journal held this ring's records when the agent started.
+    pub ring_journaled: u64,
+}
+
+/// A peer that is brought up to date by snapshots: until each of these accounts' snapshots is durable there, what it
+/// acknowledges does not count.
+#[derive(Debug, Default)]
+pub(super) struct PeerResync {
+    pub accounts: BTreeSet<String>,
+    /// End of the last snapshot.
+    pub until_seq: u64,
+}
+
+/// Everything the event loop changes.
+pub(super) struct Core {
+    pub config: Arc<Config>,
+    pub node: NodeId,
+    pub cluster: ClusterId,
+    pub view: SharedView,
+    pub metrics: Arc<Metrics>,
+    pub board: Arc<Board>,
+    pub capture: Capture,
+    pub journal: Journal,
+    pub reader: JournalReader,
+    pub recovered: Recovered,
+    pub transport: TransportHandle,
+    pub workers: Workers,
+    pub uploader: Uploader,
+    pub exporters: Exporters,
+    pub answering: Answering,
+    pub accounts: Accounts,
+    pub queue: Queue,
+    pub shipper: Shipper,
+    pub receiver: Receiver,
+    pub own: BTreeMap<GroupId, Own>,
+    pub asks: Asks,
+    pub beats: BeatTable,
+    pub limits: BatchLimits,
+    pub codec: FrameCodec,
+    /// Groups whose waiting store processes may be answerable.
+    pub dirty: BTreeSet<GroupId>,
+    /// Operations in the order of the ring that are not durable yet.
+    pub ring_pending: VecDeque<(u64, GroupId, u64)>,
+    pub ring_read: u64,
+    pub ring_released: u64,
+    /// Frames that the journal had no room for; received ones with the epoch of their sender.
+    pub unsent: VecDeque<(Frame, Option<Epoch>)>,
+    pub links: HashMap<NodeId, LinkId>,
+    /// Groups whose next frame starts their stream anew here.
+    pub rebase_next: BTreeSet<GroupId>,
+    pub peer_resync: BTreeMap<(GroupId, NodeId), PeerResync>,
+    /// Ends of snapshots that are not durable yet: group, sequence, account.
+    pub snapshot_ends: Vec<(GroupId, u64, String)>,
+    /// Ring gaps that are repaired when these accounts' snapshots are durable.
+    pub gap_repairs: Vec<(Vec<u16>, BTreeSet<String>)>,
+    pub last_snapshot: u64,
+    pub gaps_total: u64,
+    pub foreign_total: u64,
+    pub quarantine_told: BTreeSet<String>,
+    pub probes: super::senses::Senses,
+    pub started: MonoNs,
+    pub failure: Option<String>,
+    pub stopping: bool,
+    pub now: MonoNs,
+}
+
+impl Core {
+    /// Takes what the capture thread hands over.
+    pub(crate) fn captured(&mut self, captured: Captured) {
+        match captured {
+            Captured::Op(op) => self.captured_op(op),
+            Captured::Opened { account } => self.seen(&account),
+            Captured::Compare { account, why } => {
+                self.gaps_total += 1;
+                self.want_export(&account, false, &why);
+            }
+            Captured::CompareBuckets { buckets } => self.compare_buckets(buckets),
+            Captured::CompareAll { why } => {
+                let names: Vec<String> = self.accounts.iter().map(|(account, _)| account.to_owned()).collect();
+                self.gaps_total += names.len() as u64;
+                names.iter().for_each(|account| self.want_export(account, false, &why));
+            }
+            Captured::Idle { read_index } => self.ring_read = read_index,
+        }
+    }
+
+    fn captured_op(&mut self, op: CapturedOp) {
+        self.ring_read = op.index + 1;
+        let (group, policy, kinds) = {
+            let view = self.view.read();
+            let resolved = view.rules.resolve(&op.account);
+            (view.own_group(&op.account), view.decide(&op.account), resolved.kinds)
+        };
+        let Some(group) = group else {
+            self.foreign(&op);
+            return;
+        };
+        let answer = |status| op.completion.map(|at| (at, status));
+        if !kinds.contains(op.kind) {
+            self.answer(answer(RingStatus::Durable));
+            return;
+        }
+        self.seen(&op.account);
+        let Some(own) = self.own.get_mut(&group) else { return };
+        let level = |seq| Waiting { seq, account: op.account.clone(), at: at_of(&op), level: policy.level, peers: policy.peers };
+        if op.index <= own.ring_journaled && own.ring_journaled != 0 {
+            // This agent's predecessor journaled it and died before it let go of it.
+            if op.completion.is_some() {
+                own.acks.wait(level(own.journaled));
+                self.dirty.insert(group);
+            }
+            return;
+        }
+        let decoded = match Op::decode(&op.op) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                self.metrics.capture_malformed.inc();
+                self.answer(answer(RingStatus::Refused));
+                self.want_export(&op.account, false, &format!("a malformed operation was captured: {error}"));
+                return;
+            }
+        };
+        let ring = RingPosition { generation: self.capture.generation, index: op.index };
+        let Some(seq) = self.push(group, &op.account, op.captured_wall_ns, &op.op, Some(ring)) else {
+            self.answer(answer(RingStatus::Refused));
+            return;
+        };
+        self.ring_pending.push_back((op.index, group, seq));
+        if let Some(blob) = decoded.blob() {
+            self.body(group, &op.account, seq, blob);
+        }
+        if op.completion.is_some()
+            && let Some(own) = self.own.get_mut(&group)
+        {
+            own.acks.wait(level(seq));
+            self.dirty.insert(group);
+        }
+    }
+
+    /// An operation of an account that is not active here, or not replicated.
+    fn foreign(&mut self, op: &CapturedOp) {
+        let active = {
+            let view = self.view.read();
+            let replicated = view.rules.resolve(&op.account).replicate;
+            view.placement.group(view.placement.group_of(&op.account)).map(|g| g.active).filter(|_| replicated)
+        };
+        let Some(active) = active.filter(|active| *active != self.node) else {
+            self.answer(op.completion.map(|at| (at, RingStatus::Durable)));
+            return;
+        };
+        // The store had no agent to ask, or an old answer. The active's state wins; it is asked for.
+        self.foreign_total += 1;
+        tracing::warn!(account = op.account, "a change was made on a replica; the account is copied from its active");
+        self.answer(op.completion.map(|at| (at, RingStatus::Refused)));
+        self.ask_resync(active, &op.account, true);
+    }
+
+    fn answer(&self, answer: Option<(CompletionRef, RingStatus)>) {
+        if let Some((at, status)) = answer {
+            self.capture.complete(at, status);
+        }
+    }
+
+    /// Gives an operation its place in the group's stream.
+    pub(crate) fn push(
+        &mut self,
+        group: GroupId,
+        account: &str,
+        wall_ns: u64,
+        op: &[u8],
+        ring: Option<RingPosition>,
+    ) -> Option<u64> {
+        let own = self.own.get_mut(&group)?;
+        let result = match own.batch.push(account, wall_ns, op, ring, self.now) {
+            Err(BuilderError::Full | BuilderError::RingGeneration { .. }) => {
+                self.seal(group);
+                self.own.get_mut(&group)?.batch.push(account, wall_ns, op, ring, self.now)
+            }
+            other => other,
+        };
+        match result {
+            Ok(seq) => {
+                self.accounts.see(account, group).last_seq = seq.0;
+                Some(seq.0)
+            }
+            Err(error) => {
+                self.metrics.capture_malformed.inc();
+                tracing::error!(account, %error, "an operation cannot be framed; the account is compared");
+                self.queue.want(account, false, "an operation could not be framed");
+                None
+            }
+        }
+    }
+
+    fn body(&mut self, group: GroupId, account: &str, seq: u64, blob: BlobId) {
+        if let Some(own) = self.own.get_mut(&group) {
+            own.acks.body_pending(account, seq, blob);
+        }
+        self.uploader.want(blob);
+    }
+
+    /// A sign of life of an account: it gets its first copy if it had none.
+    pub(crate) fn seen(&mut self, account: &str) {
+        let (group, replicas) = {
+            let view = self.view.read();
+            let Some(group) = view.own_group(account) else { return };
+            (group, replicas_text(&view.placement.group(group).map(|g| g.replicas.clone()).unwrap_or_default()))
+        };
+        let known = self.accounts.see(account, group);
+        if known.copied_for != replicas && !self.queue.contains(account) && !self.is_ending(account) {
+            self.queue.want(account, true, "first copy");
+        }
+    }
+
+    fn is_ending(&self, account: &str) -> bool {
+        self.snapshot_ends.iter().any(|(_, _, ending)| ending == account)
+    }
+
+    pub(crate) fn want_export(&mut self, account: &str, bodies: bool, why: &str) {
+        if self.view.read().own_group(account).is_some() {
+            tracing::info!(account, why, bodies, "a snapshot is wanted");
+            self.queue.want(account, bodies, why);
+        }
+    }
+
+    fn compare_buckets(&mut self, buckets: Vec<u16>) {
+        let own = |account: &str| self.view.read().own_group(account).is_some();
+        let hit: BTreeSet<String> = self
+            .accounts
+            .iter()
+            .filter(|(account, _)| buckets.contains(&bucket_of(account)) && own(account))
+            .map(|(account, _)| account.to_owned())
+            .collect();
+        self.gaps_total += hit.len() as u64;
+        tracing::warn!(accounts = hit.len(), "changes were not captured; the accounts concerned are compared");
+        for account in &hit {
+            self.want_export(account, false, "the ring was full or a store process died");
+        }
+        if hit.is_empty() { self.capture.gaps_done(buckets) } else { self.gap_repairs.push((buckets, hit)) }
+    }
+
+    /// Seals the group's batch and gives it to the journal.
+    pub(crate) fn seal(&mut self, group: GroupId) {
+        let Some(own) = self.own.get_mut(&group) else { return };
+        if own.batch.is_empty() {
+            return;
+        }
+        let level = level_for(self.ring_pending.len() * 200);
+        match own.batch.seal(level, &mut self.codec) {
+            Ok(frame) => {
+                let header = frame.header();
+                self.metrics.batches.inc();
+                self.metrics.batch_operations.observe(f64::from(header.count));
+                self.metrics.frame_raw.inc_by(u64::from(header.uncompressed_len));
+                self.metrics.frame_encoded.inc_by(frame.bytes().len() as u64);
+                own.in_flight.push_back(FrameMeta::of(&frame));
+                self.unsent.push_back((frame, None));
+                self.feed_journal();
+            }
+            Err(error) => self.failure = Some(format!("a batch of group {group} cannot be sealed: {error}")),
+        }
+    }
+
+    /// Gives waiting frames to the journal, in order, as long as it takes them.
+    pub(crate) fn feed_journal(&mut self) {
+        while let Some((frame, authority)) = self.unsent.pop_front() {
+            let result = match authority {
+                None => self.journal.append(frame, Token(0)),
+                Some(epoch) => self.journal.append_received(frame, epoch, Token(0)),
+            };
+            match result {
+                Ok(()) => {}
+                Err(AppendError::Busy(frame)) => {
+                    self.unsent.push_front((frame, authority));
+                    return;
+                }
+                Err(AppendError::Stopped(_, failure)) => {
+                    self.failed(&failure);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        self.metrics.journal_failed.set(1);
+        self.failure.get_or_insert_with(|| format!("journal: {failure}"));
+    }
+
+    /// Takes what the journal answers.
+    pub(crate) fn journal_event(&mut self, event: JournalEvent) {
+        match event {
+            JournalEvent::Durable { group, last, .. } if self.own.contains_key(&group) => self.own_durable(group, last),
+            JournalEvent::Durable { group, last, .. } => {
+                self.receiver.journaled(group, last, self.now);
+                self.workers.wake(group);
+            }
+            JournalEvent::Refused { group, reason, .. } => {
+                tracing::error!(group = group.0, %reason, "the journal refused a frame");
+                if self.own.contains_key(&group) {
+                    self.failure = Some(format!("the journal refused an own frame of group {group}: {reason}"));
+                } else if let Some(link) = self.receiver.refused(group) {
+                    self.transport.close(link, reason.to_string());
+                }
+            }
+            JournalEvent::Rebased { group, tail, .. } => self.workers.rebase(group, tail.sequence.0),
+            JournalEvent::Retired { retired, .. } => {
+                for (group, peer) in retired.resync {
+                    tracing::warn!(group = group.0, peer = peer.get(), "past the journal's bound: resync needed");
+                }
+                for group in self.own.keys().copied().collect::<Vec<_>>() {
+                    if let Some(first) = self.reader.group(group).map(|state| state.first) {
+                        self.ship(ShipEvent::Retired { group, first });
+                    }
+                }
+            }
+            JournalEvent::Fenced { .. } => {}
+            JournalEvent::Failed { failure } => self.failed(&failure),
+        }
+    }
+
+    fn own_durable(&mut self, group: GroupId, last: Sequence) {
+        let Some(own) = self.own.get_mut(&group) else { return };
+        assert!(last <= own.batch.captured(), "rule 1: journaled is never ahead of captured");
+        own.journaled = own.journaled.max(last.0);
+        let mut durable = Vec::new();
+        while let Some(meta) = own.in_flight.pop_front_if(|meta| meta.last <= last) {
+            own.batch.durable();
+            durable.push(meta);
+        }
+        self.dirty.insert(group);
+        for frame in durable {
+            self.ship(ShipEvent::Journaled { group, frame });
+        }
+        self.snapshots_durable(group, last.0);
+    }
+
+    fn snapshots_durable(&mut self, group: GroupId, journaled: u64) {
+        let done = |(of, seq, _): &(GroupId, u64, String)| *of == group && *seq <= journaled;
+        let ended: Vec<String> =
+            self.snapshot_ends.iter().filter(|end| done(end)).map(|(_, _, account)| account.clone()).collect();
+        self.snapshot_ends.retain(|end| !done(end));
+        for account in ended {
+            let replicas = self.own.get(&group).map(|own| replicas_text(&own.replicas)).unwrap_or_default();
+            if let Err(error) = self.accounts.copied(&account, &replicas) {
+                tracing::warn!(account, %error, "cannot remember the first copy; it is made again after a restart");
+            }
+            for (_, waiting) in &mut self.gap_repairs {
+                waiting.remove(&account);
+            }
+        }
+        let (done, open) = std::mem::take(&mut self.gap_repairs).into_iter().partition(|(_, left)| left.is_empty());
+        self.gap_repairs = open;
+        let done: Vec<(Vec<u16>, BTreeSet<String>)> = done;
+        done.into_iter().for_each(|(buckets, _)| self.capture.gaps_done(buckets));
+    }
+
+    /// Takes what an apply worker reports.
+    pub(crate) fn apply_event(&mut self, event: ApplyEvent) {
+        match event {
+            ApplyEvent::Applied { group, seq } => {
+                self.board.lock().applied.insert(group, seq);
+                self.tell_applied(group);
+            }
+            ApplyEvent::Parked { group, account, parked } => {
+                tracing::info!(account, detail = parked.detail, "the account's operations wait");
+                self.board.lock().parked.insert(account, (group, parked));
+                self.tell_applied(group);
+            }
+            ApplyEvent::Released { group, account } => {
+                tracing::info!(account, "the account's operations go on");
+                self.quarantine_told.remove(&account);
+                self.board.lock().parked.remove(&account);
+                self.tell_applied(group);
+            }
+            ApplyEvent::Ask { group, account, bodies } => {
+                let active = self.view.read().placement.group(group).map(|group| group.active);
+                if let Some(active) = active {
+                    self.ask_resync(active, &account, bodies);
+                }
+            }
+            ApplyEvent::Count { kind, status, count } => {
+                let outcome = format!("{status:?}").to_lowercase();
+                let labels = crate::metrics::Op::new(Op::kind_name(kind), &outcome);
+                self.metrics.applied_operations.get_or_create(&labels).inc_by(count);
+            }
+        }
+    }
+
+    fn tell_applied(&mut self, group: GroupId) {
+        let applied = self.board.lock().applied_by_all(group);
+        self.receiver.applied(group, Sequence(applied), self.now);
+    }
+
+    /// Takes what an uploader reports.
+    pub(crate) fn upload_event(&mut self, event: UploadEvent) {
+        match event {
+            UploadEvent::Durable { id, stored_bytes } => {
+                let outcome = if stored_bytes == 0 { "already" } else { "stored" };
+                self.metrics.blob_puts.get_or_create(&crate::metrics::Blob::new(outcome)).inc();
+                for (group, own) in &mut self.own {
+                    if own.acks.needs_body(id) {
+                        own.acks.body_durable(id);
+                        self.dirty.insert(*group);
+                    }
+                }
+            }
+            UploadEvent::Failing { id, reason } => {
+                self.metrics.blob_puts.get_or_create(&crate::metrics::Blob::new("failed")).inc();
+                tracing::warn!(blob = %id, reason, "a body cannot be put into central storage; it is tried again");
+            }
+            UploadEvent::Lost { id } => {
+                let accounts: BTreeSet<String> =
+                    self.own.values().flat_map(|own| own.acks.accounts_of_body(id)).collect();
+                tracing::warn!(blob = %id, accounts = accounts.len(), "a body is not in the spool any more; it is exported again");
+                accounts.iter().for_each(|account| self.want_export(account, true, "a body was lost from the spool"));
+            }
+        }
+    }
+
+    /// Takes what an export hands over.
+    pub(crate) fn export_event(&mut self, event: ExportEvent) {
+        match event {
+            ExportEvent::Begin { account, number } => {
+                let Some(group) = self.view.read().own_group(&account) else { return };
+                self.last_snapshot = clock::wall_ns().max(self.last_snapshot + 1);
+                let begin = Op::ResyncBegin { snapshot: self.last_snapshot };
+                if self.push(group, &account, clock::wall_ns(), &begin.encode(), None).is_some() {
+                    // The export waits for this number and is gone only at shutdown.
+                    let _ = number.send(self.last_snapshot);
+                }
+            }
+            ExportEvent::Op { account, op } => {
+                let Some(group) = self.view.read().own_group(&account) else { return };
+                let blob = op.blob();
+                if let (Some(seq), Some(blob)) = (self.push(group, &account, clock::wall_ns(), &op.encode(), None), blob) {
+                    self.body(group, &account, seq, blob);
+                }
+            }
+            ExportEvent::End { account, result } => self.export_end(&account, result),
+        }
+    }
+
+    fn export_end(&mut self, account: &str, result: Result<u64, String>) {
+        let group = self.view.read().own_group(account);
+        let done = match (result, group) {
+            (Ok(snapshot), Some(group)) => {
+                let end = Op::ResyncEnd { snapshot };
+                match self.push(group, account, clock::wall_ns(), &end.encode(), None) {
+                    Some(seq) => {
+                        self.snapshot_ends.push((group, seq, account.to_owned()));
+                        for ((of, _), resync) in &mut self.peer_resync {
+                            if *of == group && resync.accounts.remove(account) {
+                                resync.until_seq = resync.until_seq.max(seq);
+                            }
+                        }
+                        true
+                    }
+                    None => false,
+                }
+            }
+            (Err(error), Some(_)) => {
+                tracing::warn!(account, error, "an account cannot be exported; it is tried again");
+                false
+            }
+            (_, None) => true,
+        };
+        let outcome = crate::metrics::Outcome::new(if done { "done" } else { "failed" });
+        self.metrics.resyncs.get_or_create(&outcome).inc();
+        self.queue.ended(account, done, self.now);
+    }
+
+    /// What is done once after the events of a turn: seal, ship, acknowledge, release.
+    pub(crate) fn end_of_turn(&mut self, idle: bool) {
+        self.feed_journal();
+        let due: Vec<GroupId> = self
+            .own
+            .iter()
+            .filter(|(_, own)| own.batch.is_due(&self.limits, idle, self.now))
+            .map(|(group, _)| *group)
+            .collect();
+        due.into_iter().for_each(|group| self.seal(group));
+        for job in self.queue.start(self.now) {
+            self.exporters.start_job(job);
+        }
+        self.send_outgoing();
+        for group in std::mem::take(&mut self.dirty) {
+            let Some(own) = self.own.get_mut(&group) else { continue };
+            let acked: Vec<u64> = own
+                .replicas
+                .iter()
+                .map(|peer| {
+                    let seq = own.acked.get(peer).copied().unwrap_or(0);
+                    match self.peer_resync.get(&(group, *peer)) {
+                        Some(resync) if !resync.accounts.is_empty() || seq < resync.until_seq => 0,
+                        _ => seq,
+                    }
+                })
+                .collect();
+            for (at, status) in own.acks.ready(own.journaled, &acked) {
+                self.capture.complete(at, status);
+                let outcome = crate::metrics::Outcome::new(if status == RingStatus::Replicated { "replicated" } else { "durable" });
+                self.metrics.acks.get_or_create(&outcome).inc();
+            }
+        }
+        self.release_ring();
+    }
+
+    fn release_ring(&mut self) {
+        let own = &self.own;
+        let is_durable = |group: &GroupId, seq: u64| own.get(group).is_none_or(|own| own.journaled >= seq);
+        while self.ring_pending.pop_front_if(|(_, group, seq)| is_durable(group, *seq)).is_some() {}
+        let release = self.ring_pending.front().map_or(self.ring_read, |(index, _, _)| *index);
+        if release > self.ring_released {
+            self.ring_released = release;
+            self.capture.release_to(release);
+        }
+    }
+
+    /// Answers a question of another thread.
+    pub(crate) fn query(&mut self, query: Query) {
+        match query {
+            Query::Status { with_accounts, reply } => drop(reply.send(self.status(with_accounts))),
+            Query::Top { reply } => drop(reply.send(self.top())),
+            Query::Account { account, reply } => drop(reply.send(self.position(&account))),
+            Query::Ask { peer, kind, body, reply } => self.ask(peer, kind, body, Some(reply)),
+            Query::Resync { account, bodies, why, reply } => drop(reply.send(self.resync(&account, bodies, &why))),
+            Query::Names { reply } => {
+                drop(reply.send(self.accounts.iter().map(|(account, _)| account.to_owned()).collect()));
+            }
+            Query::Reloaded => {
+                self.capture.policy_changed();
+                let names: Vec<String> = self.accounts.iter().map(|(account, _)| account.to_owned()).collect();
+                names.iter().for_each(|account| self.seen(account));
+            }
+            Query::Stop => self.stopping = true,
+        }
+    }
+
+    fn resync(&mut self, account: &str, bodies: bool, why: &str) -> Result<(), String> {
+        let (own, active) = {
+            let view = self.view.read();
+            let group = view.placement.group(view.placement.group_of(account));
+            (view.own_group(account), group.map(|group| group.active))
+        };
+        match (own, active) {
+            (Some(_), _) => {
+                self.want_export(account, bodies, why);
+                Ok(())
+            }
+            (None, Some(active)) if active != self.node => {
+                self.ask_resync(active, account, bodies);
+                Ok(())
+            }
+            _ => Err(format!("account `{account}` is not replicated: see `understudy rules resolve {account}`")),
+        }
+    }
+}
+
+/// Replicas as they stand in the register of first copies.
+pub(super) fn replicas_text(replicas: &[NodeId]) -> String {
+    let mut ids: Vec<u16> = replicas.iter().map(|node| node.get()).collect();
+    ids.sort_unstable();
+    ids.iter().map(u16::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn at_of(op: &CapturedOp) -> CompletionRef {
+    op.completion.unwrap_or(CompletionRef { slot: 0, ticket: 0 })
+}
+

@@ -1,0 +1,71 @@
+//! From the figures of a second to metrics.
+//!
+//! Owns: the mapping of names. Refuses: everything else.
+
+use crate::metrics::{self, Metrics, set_total};
+use crate::pressure::PressureState;
+use crate::signal::Signal;
+
+const NS: f64 = 1e-9;
+
+#[expect(clippy::cast_precision_loss, reason = "gauges are doubles; 53 bits of nanoseconds are 104 days")]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 * NS
+}
+
+/// Sets what a signal tells.
+pub(crate) fn signal(to: &Metrics, signal: &Signal) {
+    let probe = &signal.probe;
+    to.probe_up.set(i64::from(probe.source == crate::probe::Source::Kernel));
+    for row in &probe.rows {
+        let name = row.row.as_ref();
+        to.probe_calls.get_or_create(&metrics::Row::new(name)).inc_by(row.times.count);
+        for (quantile, ns) in [("0.5", row.times.p50_ns), ("0.99", row.times.p99_ns), ("1", row.times.max_ns)] {
+            to.probe_latency.get_or_create(&metrics::ProbeLatency::new(name, quantile)).set(seconds(ns));
+        }
+        for (errno, count) in &row.errnos {
+            let label = nix::errno::Errno::from_raw(i32::from(*errno));
+            to.probe_errors.get_or_create(&metrics::ProbeError::new(name, &format!("{label:?}"))).inc_by(*count);
+        }
+    }
+    let lost = &probe.lost;
+    for (name, total) in [
+        ("event", lost.event),
+        ("task", lost.task),
+        ("process", lost.process),
+        ("block", lost.block),
+        ("unreadable", lost.unreadable),
+        ("agent", lost.agent),
+        ("samples", lost.samples),
+    ] {
+        set_total(&to.probe_lost.get_or_create(&metrics::Outcome::new(name)), total);
+    }
+    for (scope, state) in [("node", &signal.pressure.node), ("store", &signal.pressure.store)] {
+        let PressureState::Known(pressure) = state else { continue };
+        for (resource, waited) in [("cpu", pressure.cpu), ("io", pressure.io), ("memory", pressure.memory)] {
+            for (share, permille) in [("some", Some(waited.some_permille)), ("full", waited.full_permille)] {
+                let Some(permille) = permille else { continue };
+                let labels = metrics::Pressure::new(scope, resource, share);
+                to.pressure_ratio.get_or_create(&labels).set(f64::from(permille) / 1000.0);
+                // A reading covers one second.
+                to.pressure_stalled.get_or_create(&labels).inc_by(f64::from(permille) / 1000.0);
+            }
+        }
+    }
+    let record = &signal.record;
+    to.ring_fill.set(i64::try_from(record.ring.used_bytes).unwrap_or(i64::MAX));
+    to.ring_capacity.set(i64::try_from(record.ring.capacity_bytes).unwrap_or(i64::MAX));
+    to.ring_producers.set(i64::try_from(record.ring.producers).unwrap_or(i64::MAX));
+    set_total(&to.capture_gaps, record.ring.gaps);
+    to.journal_size.set(i64::try_from(record.journal.bytes).unwrap_or(i64::MAX));
+    for peer in &record.peers {
+        let labels = metrics::Peer::new(&peer.name);
+        to.peer_connected.get_or_create(&labels).set(i64::from(peer.is_connected));
+        to.peer_lag_operations.get_or_create(&labels).set(i64::try_from(peer.lag_operations).unwrap_or(i64::MAX));
+        to.peer_lag_bytes.get_or_create(&labels).set(i64::try_from(peer.lag_bytes).unwrap_or(i64::MAX));
+        to.peer_lag_seconds.get_or_create(&labels).set(seconds(peer.lag_ns));
+        if let Some(age_ns) = peer.beat_age_ns {
+            to.peer_beat_age.get_or_create(&labels).set(seconds(age_ns));
+        }
+    }
+}

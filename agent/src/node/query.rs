@@ -1,0 +1,138 @@
+//! Questions that other threads put to the event loop, and requests of peers that are answered outside of it.
+//!
+//! Owns: the closed set of both, and the layout of the payloads between agents. What can hurt: a payload from a peer;
+//! lengths are checked before anything is read. Refuses: answering; `core` and `verify` do.
+
+use crossbeam::channel::Sender;
+use understudy_types::id::{GroupId, NodeId};
+use understudy_types::op::{ACCOUNT_BYTES_MAX, Op};
+
+use crate::control::model::Status;
+
+/// Kinds of request between agents, beside those of `message::request`.
+pub(crate) mod kind {
+    /// Position, account: digest of the account's state at or after the position.
+    pub(crate) const DIGEST: u16 = 2;
+    /// Position, account: the state itself.
+    pub(crate) const STATE: u16 = 3;
+    /// Bodies or not, account: export the account into its group's stream.
+    pub(crate) const RESYNC: u16 = 4;
+    /// Account: compare it with its replicas; the answer is JSON.
+    pub(crate) const VERIFY: u16 = 5;
+}
+
+/// Where an account stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AccountPosition {
+    pub group: GroupId,
+    pub active: NodeId,
+    pub replicas: Vec<NodeId>,
+    /// Active here.
+    pub own: bool,
+    /// Last operation of the account; of its group when the account has had none in this life of the agent.
+    pub last_seq: u64,
+    /// A snapshot of the account waits or is under way.
+    pub exporting: bool,
+}
+
+/// A question to the event loop. An answer that nobody takes any more is dropped.
+pub(crate) enum Query {
+    Status { with_accounts: bool, reply: Sender<Status> },
+    Top { reply: Sender<serde_json::Value> },
+    Account { account: String, reply: Sender<Option<AccountPosition>> },
+    /// A request to a peer. The answer is the whole payload.
+    Ask { peer: NodeId, kind: u16, body: Vec<u8>, reply: Sender<Result<Vec<u8>, String>> },
+    /// Export the account.
+    Resync { account: String, bodies: bool, why: String, reply: Sender<Result<(), String>> },
+    /// Names of all accounts that the node knows.
+    Names { reply: Sender<Vec<String>> },
+    /// Rules and placement changed.
+    Reloaded,
+    Stop,
+}
+
+/// `position u64`, account.
+#[must_use]
+pub(crate) fn put_position(position: u64, account: &str) -> Vec<u8> {
+    let mut body = position.to_le_bytes().to_vec();
+    body.extend_from_slice(account.as_bytes());
+    body
+}
+
+/// Reads what [`put_position`] wrote; `None` for anything else.
+#[must_use]
+pub(crate) fn take_position(body: &[u8]) -> Option<(u64, &str)> {
+    let (position, account) = body.split_first_chunk::<8>()?;
+    let account = account_name(account)?;
+    Some((u64::from_le_bytes(*position), account))
+}
+
+/// `bodies u8`, account.
+#[must_use]
+pub(crate) fn put_resync(bodies: bool, account: &str) -> Vec<u8> {
+    let mut body = vec![u8::from(bodies)];
+    body.extend_from_slice(account.as_bytes());
+    body
+}
+
+/// Reads what [`put_resync`] wrote; `None` for anything else.
+#[must_use]
+pub(crate) fn take_resync(body: &[u8]) -> Option<(bool, &str)> {
+    let (bodies, account) = body.split_first()?;
+    let account = account_name(account)?;
+    (*bodies <= 1).then_some((*bodies == 1, account))
+}
+
+/// An account's name as a payload.
+#[must_use]
+pub(crate) fn account_name(bytes: &[u8]) -> Option<&str> {
+    let name = std::str::from_utf8(bytes).ok()?;
+    let fine = !name.is_empty() && name.len() <= ACCOUNT_BYTES_MAX && !name.chars().any(char::is_control);
+    fine.then_some(name)
+}
+
+/// A row of operations: `length u32`, operation.
+pub(crate) fn put_op(body: &mut Vec<u8>, op: &Op) {
+    let bytes = op.encode();
+    body.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+    body.extend_from_slice(&bytes);
+}
+
+/// Reads a row of operations.
+///
+/// # Errors
+/// The place and the rule that is broken.
+pub(crate) fn take_ops(mut body: &[u8]) -> Result<Vec<Op>, String> {
+    let mut ops = Vec::new();
+    let whole = body.len();
+    while !body.is_empty() {
+        let at = whole - body.len();
+        let (len, rest) = body.split_first_chunk::<4>().ok_or(format!("cut short at {at}"))?;
+        let len = u32::from_le_bytes(*len) as usize;
+        let op = rest.get(..len).ok_or(format!("operation at {at} says {len} bytes, {} are there", rest.len()))?;
+        ops.push(Op::decode(op).map_err(|error| format!("operation at {at}: {error}"))?);
+        body = &rest[len..];
+    }
+    Ok(ops)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_round_trip_and_others_are_refused() {
+        assert_eq!(take_position(&put_position(7, "u@x")), Some((7, "u@x")));
+        assert_eq!(take_position(&[0; 8]), None, "no account");
+        assert_eq!(take_position(&[0; 7]), None);
+        assert_eq!(take_position(&put_position(7, "u\nx")), None);
+        assert_eq!(take_resync(&put_resync(true, "u@x")), Some((true, "u@x")));
+        assert_eq!(take_resync(b"\x02u"), None);
+        let op = Op::Unsubscribed { name: "a".into() };
+        let mut row = Vec::new();
+        put_op(&mut row, &op);
+        put_op(&mut row, &op);
+        assert_eq!(take_ops(&row).unwrap(), [op.clone(), op]);
+        assert!(take_ops(&row[..row.len() - 1]).is_err());
+    }
+}

@@ -1,0 +1,389 @@
+//! Starting a node: every part in the order in which the next one needs it.
+//!
+//! Owns: the order. Journal before transport (a peer asks for positions), transport before workers (they ask for
+//! snapshots), everything before the ring (its first record may be acknowledged at once).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use crossbeam::channel::{Sender, bounded, unbounded};
+use understudy_ring::{ConsumerOptions, Geometry};
+use understudy_types::beat::Beat;
+use understudy_types::id::{Epoch, NodeId, Sequence};
+
+use super::accounts::Accounts;
+use super::acks::Acks;
+use super::admin::NodeAdmin;
+use super::board::Board;
+use super::core::{Core, Own};
+use super::query::Query;
+use super::remote::{Answering, Asks};
+use super::senses::Senses;
+use super::verify::{Connect, Verifier};
+use super::{Inbox, compare};
+use crate::apply::cursor::Cursors;
+use crate::apply::worker::{Shared, Workers};
+use crate::batch::{BatchLimits, GroupBatch};
+use crate::beat::{self, BeatSender, BeatSlot, BeatTable, Speaker};
+use crate::blob::BlobStore;
+use crate::blob::cache::BodyCache;
+use crate::blob::directory::Directory;
+use crate::blob::s3::{S3, S3Config};
+use crate::blob::spool::Spool;
+use crate::blob::upload::Uploader;
+use crate::capture::Capture;
+use crate::capture::view::{SharedView, View, policy};
+use crate::clock;
+use crate::config::model::{BlobKind, IoBackend, ProbeMode};
+use crate::config::{Config, Loaded, Placement};
+use crate::control::{self, Control};
+use crate::frame::FrameCodec;
+use crate::journal::{self, Journal, JournalConfig};
+use crate::limits::{CAPTURE_QUEUE_MAX, EVENTS_MAX, JOURNAL_CACHE_BYTES};
+use crate::metrics::Metrics;
+use crate::pressure::PressureReader;
+use crate::probe::{Probe, ProbeConfig};
+use crate::receive::Receiver;
+use crate::resync::{Exporters, Queue};
+use crate::rules::Rules;
+use crate::ship::{ShipEvent, ShipLimits, Shipper};
+use crate::store::Store;
+use crate::store::dovecot::{DovecotConfig, DovecotStore};
+use crate::transport::{PeerConfig, TlsPaths, Transport, TransportConfig, TransportLimits};
+
+/// A node that is ready to loop.
+pub(super) struct Started {
+    pub core: Core,
+    pub inbox: Inbox,
+    pub control: Control,
+}
+
+fn backend(config: IoBackend) -> journal::IoBackend {
+    match config {
+        IoBackend::Auto => journal::IoBackend::Auto,
+        IoBackend::IoUring => journal::IoBackend::IoUring,
+        IoBackend::Plain => journal::IoBackend::Plain,
+    }
+}
+
+fn address(text: &str) -> anyhow::Result<SocketAddr> {
+    let mut found = text.to_socket_addrs().with_context(|| format!("cannot resolve the address `{text}`"))?;
+    found.next().ok_or_else(|| anyhow!("the address `{text}` has no IP address"))
+}
+
+fn blobs(config: &Config) -> anyhow::Result<Arc<dyn BlobStore>> {
+    let blobs = &config.blobs;
+    Ok(match blobs.kind {
+        BlobKind::Directory => Arc::new(Directory::open(&blobs.path)?),
+        BlobKind::S3 => {
+            let need = |value: Option<String>, key: &str| value.ok_or_else(|| anyhow!("`blobs.{key}` is needed for S3"));
+            Arc::new(S3::open(&S3Config {
+                endpoint: need(blobs.endpoint.clone(), "endpoint")?,
+                bucket: need(blobs.bucket.clone(), "bucket")?,
+                region: blobs.region.clone(),
+                access_key: need(blobs.access_key()?, "access_key")?,
+                secret_key: need(blobs.secret_key()?, "secret_key")?,
+                allow_http: blobs.allow_http,
+                prefix: blobs.prefix.clone(),
+            })?)
+        }
+    })
+}
+
+/// Starts everything.
+#[expect(clippy::too_many_lines, reason = "one list of parts in the order of their start")]
+pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
+    let loaded = Arc::new(loaded);
+    let config = Arc::new(loaded.config.clone());
+    let now = clock::mono();
+    let (node, cluster) = (config.node_id(), config.node.cluster.id());
+    let incarnation = clock::wall_ns();
+    for directory in [&config.node.data_dir, &config.node.runtime_dir, &config.journal.dir] {
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot create `{}`", directory.display()))?;
+    }
+    let (rules, problems) = Rules::build(&config);
+    if let Some(problem) = problems.first() {
+        return Err(anyhow!("{}: {}; {}", problem.key, problem.problem, problem.remedy));
+    }
+    let placement = Placement::build(&config)
+        .map_err(|problems| anyhow!("{}", problems.first().map_or("placement", |problem| problem.problem.as_str())))?;
+    let view = SharedView::new(View { node, rules, placement });
+    let metrics = Arc::new(Metrics::new());
+    let board = Arc::new(Board::default());
+
+    let (journal, recovered) = Journal::open(
+        JournalConfig {
+            directory: config.journal.dir.clone(),
+            cluster,
+            node,
+            io_backend: backend(config.journal.io_backend),
+            segment_bytes: config.journal.segment_bytes,
+            journal_bytes_max: config.journal.bytes_max,
+            free_bytes_min: config.journal.free_bytes_min,
+            cache_bytes_max: JOURNAL_CACHE_BYTES,
+        },
+        now,
+    )?;
+    for damage in &recovered.damage {
+        tracing::error!(%damage, "the journal is damaged; what stands around it was kept");
+    }
+    if let Some(refusal) = &recovered.io_refusal {
+        tracing::warn!(%refusal, "the journal works with plain system calls");
+    }
+    let reader = journal.reader();
+
+    let (transport_events, transport_inbox) = bounded(EVENTS_MAX);
+    let peers = config
+        .peers
+        .iter()
+        .map(|peer| {
+            Ok(PeerConfig {
+                node: peer.node_id(),
+                address: address(&peer.address)?,
+                dial: true,
+                bytes_per_second_max: peer.bytes_per_second_max.unwrap_or(config.transport.bytes_per_second_max),
+            })
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let tls = &config.transport.tls;
+    let transport = Transport::start(
+        TransportConfig {
+            node,
+            cluster,
+            incarnation,
+            software: format!("understudy {}", env!("CARGO_PKG_VERSION")),
+            listen: address(&config.transport.listen)?,
+            peers,
+            tls: TlsPaths { authority: tls.ca.clone(), certificate: tls.cert.clone(), key: tls.key.clone() },
+            limits: TransportLimits::default(),
+            backend: backend(config.transport.io_backend),
+        },
+        transport_events,
+    )?;
+
+    let connect: Connect = {
+        let (socket, spool) = (config.store.replay_socket.clone(), config.store.spool_dir.clone());
+        Arc::new(move || -> Box<dyn Store> { Box::new(DovecotStore::new(DovecotConfig::new(socket.clone(), Some(spool.clone())))) })
+    };
+    let storage = blobs(&config)?;
+    let staging = config.node.runtime_dir.join("bodies");
+    let shared = Arc::new(Shared {
+        frames: Box::new(reader.clone()),
+        bodies: BodyCache::open(&staging, storage.clone())?,
+        cursors: Cursors::open(&config.node.data_dir.join("applied.redb"))?,
+    });
+    let (apply_events, applied) = bounded(EVENTS_MAX);
+    let workers = Workers::start(config.store.apply_workers, &shared, || connect(), sender(apply_events))?;
+    let spool = Spool::new(&config.store.spool_dir);
+    std::fs::create_dir_all(spool.root()).context("cannot create the spool directory")?;
+    let (upload_events, uploads) = bounded(EVENTS_MAX);
+    let uploader = Uploader::start(&spool, &storage, sender(upload_events))?;
+    spool.list()?.into_iter().for_each(|id| uploader.want(id));
+    let (export_events, exports) = bounded(EVENTS_MAX);
+    let exporters = Exporters::start(|| connect(), &export_events)?;
+    let (query_sender, queries) = unbounded();
+    let names = {
+        let config = config.clone();
+        Arc::new(move |node: NodeId| config.node_name(node))
+    };
+    let verifier =
+        Verifier { connect: connect.clone(), queries: query_sender.clone(), board: board.clone(), view: view.clone(), names };
+    let answering = Answering::begin(&verifier, &transport)?;
+    let accounts = {
+        let view = view.read();
+        Accounts::open(&config.node.data_dir.join("accounts.redb"), |account| view.placement.group_of(account))?
+    };
+
+    let (captured_events, captured) = bounded(CAPTURE_QUEUE_MAX);
+    let ring_group = config.ring.group.as_deref().map(group_id).transpose()?;
+    let options = ConsumerOptions {
+        geometry: Geometry { data_bytes: config.ring.bytes, ..Geometry::default() },
+        mode: config.ring.mode,
+        group: ring_group,
+        default_policy: policy(view.read().rules.resolve(""), 1),
+    };
+    if let Some(directory) = config.ring.path.parent() {
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot create `{}`", directory.display()))?;
+    }
+    let capture = Capture::start(&config.ring.path, &options, view.clone(), captured_events)?;
+
+    let mut shipper = Shipper::new(ShipLimits::default());
+    let mut receiver = Receiver::new();
+    let mut own = BTreeMap::new();
+    for group in view.read().placement.groups() {
+        let state = recovered.groups.get(&group.id).cloned().unwrap_or_default();
+        if group.active == node {
+            let ring_journaled =
+                state.ring.iter().find(|(of, _)| *of == capture.generation).map_or(0, |(_, index)| *index);
+            own.insert(
+                group.id,
+                Own {
+                    batch: GroupBatch::new(cluster, node, group.id, group.epoch, state.tail),
+                    journaled: state.tail.sequence.0,
+                    replicas: group.replicas.clone(),
+                    acked: BTreeMap::new(),
+                    acks: Acks::default(),
+                    in_flight: VecDeque::new(),
+                    ring_journaled,
+                },
+            );
+            // Nobody is connected yet: there is nothing to do about it.
+            let _ = shipper.apply(ShipEvent::Opened {
+                group: group.id,
+                epoch: group.epoch,
+                first: state.first,
+                tail: state.tail,
+                replicas: group.replicas.clone(),
+            });
+        } else if group.replicas.contains(&node) {
+            let fence: Epoch = state.fence;
+            receiver.open(group.id, group.active, fence, state.tail, Sequence(0));
+            workers.wake(group.id);
+        }
+    }
+
+    let mail_path = config.store.mail_paths.first().cloned();
+    let speaker =
+        Speaker { node, boot: beat::this_boot(), incarnation: u32::try_from(incarnation / 1_000_000_000).unwrap_or(u32::MAX) };
+    let slot = Arc::new(BeatSlot::default());
+    let beats_to: Vec<NodeId> = config.peers.iter().map(crate::config::model::Peer::node_id).collect();
+    let beat_transport = transport.clone();
+    let silent = Beat::unknown(node, speaker.boot, speaker.incarnation);
+    let every = Duration::from_millis(config.agent.beat_interval_ms);
+    let beat_sender = BeatSender::start(slot.clone(), silent, every, move |bytes| {
+        for peer in &beats_to {
+            // A beat that cannot be sent is lost, as beats are.
+            let _ = beat_transport.send_beat(*peer, bytes);
+        }
+    })?;
+    let probe = Probe::start(ProbeConfig {
+        store_pid: None,
+        store_paths: config.store.mail_paths.clone(),
+        measure_cost: false,
+        without_kernel_programs: config.agent.probe == ProbeMode::Off,
+    })?;
+    for capability in probe.capabilities.iter().filter(|capability| !capability.ok) {
+        tracing::warn!(hook = capability.hook, reason = capability.reason, remedy = capability.remedy, "the probe is blind here");
+    }
+    let probes = Senses {
+        probe: Some(probe),
+        pressure: PressureReader::new(None, mail_path),
+        sender: Some(beat_sender),
+        slot,
+        speaker,
+        signal: None,
+        store_pid: None,
+        pid_file: config.store.master_pid_file.clone(),
+        store_version: None,
+        dial_errors: HashMap::new(),
+    };
+    let tuning = &config.tuning;
+    let first_index = capture.first_index;
+    let mut core = Core {
+        limits: BatchLimits {
+            ops_max: tuning.batch_ops_max,
+            bytes_max: tuning.batch_bytes_max,
+            linger_ns: tuning.batch_linger_us * 1_000,
+        },
+        config: config.clone(),
+        node,
+        cluster,
+        view: view.clone(),
+        metrics: metrics.clone(),
+        board,
+        capture,
+        journal,
+        reader,
+        recovered,
+        transport,
+        workers,
+        uploader,
+        exporters,
+        answering,
+        accounts,
+        queue: Queue::default(),
+        shipper,
+        receiver,
+        own,
+        asks: Asks::default(),
+        beats: BeatTable::default(),
+        codec: FrameCodec::new(),
+        dirty: BTreeSet::new(),
+        ring_pending: VecDeque::new(),
+        ring_read: first_index,
+        ring_released: first_index,
+        unsent: VecDeque::new(),
+        links: HashMap::new(),
+        rebase_next: BTreeSet::new(),
+        peer_resync: BTreeMap::new(),
+        snapshot_ends: Vec::new(),
+        gap_repairs: Vec::new(),
+        last_snapshot: 0,
+        gaps_total: 0,
+        foreign_total: 0,
+        quarantine_told: BTreeSet::new(),
+        probes,
+        started: now,
+        failure: None,
+        stopping: false,
+        now,
+    };
+    // Accounts that placement or rules name get their first copy without waiting for their users.
+    let named: BTreeSet<String> = {
+        let view = view.read();
+        view.placement.placed_accounts().map(str::to_owned).chain(view.rules.named_accounts()).collect()
+    };
+    named.iter().for_each(|account| core.seen(account));
+
+    compare::start(verifier.clone(), query_sender.clone())?;
+    let admin = Arc::new(NodeAdmin { queries: query_sender.clone(), verifier, view, loaded });
+    let control = control::serve(&config, admin.clone(), metrics)?;
+    signals(query_sender, admin)?;
+    let inbox =
+        Inbox { captured, journal: core.journal.events().clone(), transport: transport_inbox, applied, uploads, exports, queries };
+    Ok(Started { core, inbox, control })
+}
+
+/// Sends into a bounded channel, waiting for room; what comes after the loop's end is dropped.
+fn sender<T: Send + 'static>(channel: Sender<T>) -> impl Fn(T) + Send + Clone + 'static {
+    move |event| drop(channel.send(event))
+}
+
+fn group_id(name: &str) -> anyhow::Result<u32> {
+    let group = nix::unistd::Group::from_name(name).with_context(|| format!("cannot look up the group `{name}`"))?;
+    group.map(|group| group.gid.as_raw()).ok_or_else(|| anyhow!("there is no group `{name}` (`ring.group`)"))
+}
+
+/// SIGTERM and SIGINT stop the node, SIGHUP makes it read rules and placement again.
+fn signals(queries: Sender<Query>, admin: Arc<NodeAdmin>) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async move {
+            let (Ok(mut term), Ok(mut int), Ok(mut hup)) = (
+                signal(SignalKind::terminate()),
+                signal(SignalKind::interrupt()),
+                signal(SignalKind::hangup()),
+            ) else {
+                tracing::error!("signals cannot be waited for; stop the agent with SIGKILL");
+                return;
+            };
+            loop {
+                tokio::select! {
+                    _ = hup.recv() => match control::Admin::reload(admin.as_ref()) {
+                        Ok(done) => tracing::info!("{}", done.done),
+                        Err(error) => tracing::error!(error, "the configuration cannot be used; the old one stays"),
+                    },
+                    _ = term.recv() => break,
+                    _ = int.recv() => break,
+                }
+            }
+            let _ = queries.send(Query::Stop);
+        });
+    })?;
+    Ok(())
+}
+
