@@ -178,7 +178,8 @@ uint32_t us_ring_policy_generation(const struct us_ring *ring);
 int us_ring_agent_alive(const struct us_ring *ring);
 
 /* Asks the agent what holds for an account, waits at most `timeout_ms`, and stores it at `policy`; the default
- * policy when no answer comes. Call it at the start of a session: it also notices a ring that was replaced. */
+ * policy when no answer comes, with a generation that is not the ring's. Call it at the start of a session: it also
+ * notices a ring that was replaced. */
 int us_ring_account_open(struct us_ring *ring, const uint8_t *account, size_t account_bytes, uint64_t wall_ns, uint32_t timeout_ms, struct us_ring_policy *policy);
 
 /* Says that a change of an account is about to be committed; `what` names the mailbox. Stores the intent's id

@@ -501,12 +501,13 @@ impl<M: Memory> Producer<M> {
     }
 
     /// Asks for the policy of `account`, at most `timeout_ns`; the default policy when no answer comes.
+    /// Its generation is then never the ring's, so that it is not taken for an answer.
     ///
     /// # Errors
     /// [`PublishError::Retired`]: open the ring again.
     pub fn account_open(&self, account: &[u8], captured_wall_ns: u64, timeout_ns: u64) -> Result<Policy, PublishError> {
         if !self.agent_alive() {
-            return Ok(self.default_policy());
+            return Ok(self.assumed_policy());
         }
         let spec = RecordSpec {
             kind: RecordKind::AccountOpen,
@@ -517,12 +518,16 @@ impl<M: Memory> Producer<M> {
             Ok(Published { completion: Some(at), .. }) => at,
             Err(PublishError::Retired) => return Err(PublishError::Retired),
             Err(PublishError::Forked) => return Err(PublishError::Forked),
-            _ => return Ok(self.default_policy()),
+            _ => return Ok(self.assumed_policy()),
         };
         Ok(match self.wait(at, timeout_ns, OnFull::Refuse) {
-            Outcome::Answered { status: Status::Policy, answer } => Policy::decode(&answer).unwrap_or_else(|_| self.default_policy()),
-            _ => self.default_policy(),
+            Outcome::Answered { status: Status::Policy, answer } => Policy::decode(&answer).unwrap_or_else(|_| self.assumed_policy()),
+            _ => self.assumed_policy(),
         })
+    }
+
+    fn assumed_policy(&self) -> Policy {
+        Policy { generation: self.policy_generation().wrapping_sub(1), ..self.default_policy() }
     }
 
     /// Says that a change of `account` is about to be committed; `what` names the mailbox. Gives the intent's id.

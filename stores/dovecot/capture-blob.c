@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "capture.h"
@@ -18,6 +19,38 @@
 
 /* Read by the agent's group: the spool directory is setgid. */
 #define US_SPOOL_MODE 0640
+/* Bytes that stay free on the spool's file system; past it bodies are not written, so that an agent that stays away
+ * never fills the store's disk. */
+#define US_SPOOL_FREE_BYTES_MIN (UINT64_C(256) * 1024 * 1024)
+/* Names that are tried for a new file; another container may have a process of the same number. */
+#define US_SPOOL_NAMES_MAX 16
+
+/* Creates a file of a new name; -1 with errno when it cannot. */
+static int us_blob_create(const char *dir, char *tmp, size_t tmp_bytes)
+{
+    static unsigned int counter;
+    struct statvfs space;
+    unsigned int tries;
+    int fd = -1, bytes;
+
+    if (statvfs(dir, &space) < 0)
+        return -1;
+    if ((uint64_t)space.f_bavail * space.f_frsize < US_SPOOL_FREE_BYTES_MIN) {
+        errno = ENOSPC;
+        return -1;
+    }
+    for (tries = 0; fd < 0 && tries < US_SPOOL_NAMES_MAX; tries++) {
+        bytes = snprintf(tmp, tmp_bytes, "%s/tmp.%ld.%u", dir, (long)getpid(), ++counter);
+        if (bytes < 0 || (size_t)bytes >= tmp_bytes) {
+            errno = ENAMETOOLONG;
+            return -1;
+        }
+        fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, US_SPOOL_MODE);
+        if (fd < 0 && errno != EEXIST)
+            return -1;
+    }
+    return fd;
+}
 
 static bool us_blob_copy(struct istream *input, int fd, struct us_blob_hasher *hasher)
 {
@@ -46,50 +79,50 @@ static bool us_blob_name(const char *tmp, const char *dir, const unsigned char b
     bytes = snprintf(path, sizeof(path), "%s/%s", dir, hex);
     if (bytes < 0 || (size_t)bytes >= sizeof(path))
         return FALSE;
-    if (link(tmp, path) < 0 && errno != EEXIST)
-        return FALSE;
-    (void)unlink(tmp);
-    return TRUE;
+    if (link(tmp, path) == 0 || errno == EEXIST) {
+        (void)unlink(tmp);
+        return TRUE;
+    }
+    /* A file system without hard links: the same name is the same bytes. */
+    return rename(tmp, path) == 0;
 }
 
 bool us_blob_capture(const struct us_mailbox *mbox, struct mail *mail, unsigned char blob_id_r[OP_BLOB_ID_BYTES])
 {
-    static unsigned int counter;
-    const char *dir = mbox->user->spool_dir;
+    const char *dir = mbox->user->spool_dir, *why = NULL;
     struct us_blob_hasher *hasher;
     struct istream *input;
     char tmp[PATH_MAX];
-    bool ok = FALSE;
-    int fd, bytes;
+    int fd;
 
-    if (dir == NULL || !us_ring_connected())
+    if (!us_ring_connected())
         return FALSE;
-    bytes = snprintf(tmp, sizeof(tmp), "%s/tmp.%ld.%u", dir, (long)getpid(), ++counter);
-    if (bytes < 0 || (size_t)bytes >= sizeof(tmp))
+    if (dir == NULL) {
+        us_gap(mbox->account, "setting `understudy_spool` is not set; bodies are not replicated");
         return FALSE;
-    mail_storage_last_error_push(mail->box->storage);
-    if (mail_get_stream_because(mail, NULL, NULL, "understudy", &input) == 0) {
-        hasher = us_blob_hasher_new();
-        fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, US_SPOOL_MODE);
-        if (fd < 0) {
-            us_gap(mbox->account, t_strdup_printf("cannot create `%s`: %m", tmp));
-        } else {
-            i_stream_seek(input, 0);
-            ok = hasher != NULL && us_blob_copy(input, fd, hasher);
-            i_stream_seek(input, 0);
-            if (close(fd) < 0)
-                ok = FALSE;
-            if (ok) {
-                us_blob_hasher_finish(hasher, blob_id_r);
-                ok = us_blob_name(tmp, dir, blob_id_r);
-            }
-            if (!ok) {
-                us_gap(mbox->account, t_strdup_printf("cannot write `%s`: %m", tmp));
-                (void)unlink(tmp);
-            }
-        }
-        us_blob_hasher_free(hasher);
     }
+    mail_storage_last_error_push(mail->box->storage);
+    hasher = us_blob_hasher_new();
+    if (mail_get_stream_because(mail, NULL, NULL, "understudy", &input) < 0 || hasher == NULL) {
+        why = "the body of a message cannot be read";
+    } else if ((fd = us_blob_create(dir, tmp, sizeof(tmp))) < 0) {
+        why = t_strdup_printf("cannot create a file in `%s`: %m", dir);
+    } else {
+        i_stream_seek(input, 0);
+        if (!us_blob_copy(input, fd, hasher))
+            why = t_strdup_printf("cannot write `%s`: %m", tmp);
+        i_stream_seek(input, 0);
+        if (close(fd) < 0 && why == NULL)
+            why = t_strdup_printf("cannot close `%s`: %m", tmp);
+        us_blob_hasher_finish(hasher, blob_id_r);
+        if (why == NULL && !us_blob_name(tmp, dir, blob_id_r))
+            why = t_strdup_printf("cannot rename `%s`: %m", tmp);
+        if (why != NULL)
+            (void)unlink(tmp);
+    }
+    us_blob_hasher_free(hasher);
+    if (why != NULL)
+        us_gap(mbox->account, why);
     mail_storage_last_error_pop(mail->box->storage);
-    return ok;
+    return why == NULL;
 }

@@ -17,6 +17,8 @@
 /* Shortest time between two attempts to open the ring, and between two questions to an agent that does not
  * answer, in milliseconds. */
 #define US_RETRY_MS 1000
+/* An answer is asked for again after this time, in milliseconds, whatever the ring says about its age. */
+#define US_POLICY_AGE_MS 60000
 /* Shortest time between two complaints in the log, in milliseconds. */
 #define US_COMPLAIN_MS 60000
 
@@ -24,9 +26,12 @@ struct us_account {
     struct us_account *next;
     unsigned int refcount;
     struct us_ring_policy policy;
-    bool policy_known;
+    bool policy_known; /* there is one, perhaps only the agent's default */
+    bool answered;     /* the agent said so for this account */
+    bool last_answered; /* the last question was answered */
     bool missed; /* changed while there was no ring */
     int64_t asked_ms;
+    uint32_t asked_generation;
     size_t name_bytes;
     char name[]; /* with a zero at the end */
 };
@@ -175,23 +180,32 @@ const char *us_account_name(const struct us_account *account)
 }
 
 /* Asks for the policy if it is not known or the agent's rules have changed. A dead agent is asked again once a
- * second, because its successor may have made another ring, which only this question notices. */
+ * second, because its successor may have made another ring, which only this question notices. What the agent once
+ * said of the account holds until it says something else: its default is for accounts that it was never asked
+ * about, or an account that is active elsewhere could be changed here while the agent is away. */
 static void policy_refresh(struct us_account *account)
 {
-    int64_t now_ms = mono_ms();
+    int64_t now_ms = mono_ms(), age_ms = now_ms - account->asked_ms;
     struct us_ring_policy policy;
-    bool current = account->policy_known && account->policy.generation == us_ring_policy_generation(ring) &&
-                   us_ring_agent_alive(ring) == 1;
+    bool current = account->answered && account->policy.generation == us_ring_policy_generation(ring) &&
+                   age_ms < US_POLICY_AGE_MS && us_ring_agent_alive(ring) == 1;
     int ret;
 
-    if (current || (account->policy_known && now_ms - account->asked_ms < US_RETRY_MS))
+    /* A new agent raises the generation, so it is asked at once. */
+    if (current || (account->policy_known && !account->last_answered && age_ms < US_RETRY_MS &&
+                    account->asked_generation == us_ring_policy_generation(ring)))
         return;
     memset(&policy, 0, sizeof(policy));
     ret = us_ring_account_open(ring, name_of(account), account->name_bytes, wall_ns(), US_POLICY_WAIT_MS, &policy);
     account->asked_ms = mono_ms();
+    account->asked_generation = us_ring_policy_generation(ring);
     if (ret == US_RING_OK) {
-        account->policy = policy;
-        account->policy_known = true;
+        account->last_answered = policy.generation == account->asked_generation;
+        if (account->last_answered || !account->answered) {
+            account->policy = policy;
+            account->policy_known = true;
+            account->answered = account->last_answered;
+        }
         return;
     }
     complain(account->name, us_ring_strerror(ret));
@@ -281,8 +295,8 @@ static void wait_forget(struct us_wait *wait)
     memset(wait, 0, sizeof(*wait));
 }
 
-void us_publish(struct us_account *account, struct op *op, enum op_kind kind, struct us_intent *closes,
-                struct us_wait *wait)
+static void publish(struct us_account *account, struct op *op, enum op_kind kind, struct us_intent *closes,
+                    struct us_wait *wait)
 {
     const struct us_ring_policy *policy = &account->policy;
     struct us_ring_completion completion;
@@ -303,7 +317,7 @@ void us_publish(struct us_account *account, struct op *op, enum op_kind kind, st
         return;
     }
     if (kind < 64 && (policy->op_kinds & (UINT64_C(1) << kind)) == 0)
-        return; /* the caller ends the intent */
+        return;
     record.intent = closes == NULL ? 0 : closes->id;
     record.captured_wall_ns = wall_ns();
     /* The change is committed and the caller may hold a lock: never wait for space here. */
@@ -331,6 +345,15 @@ void us_publish(struct us_account *account, struct op *op, enum op_kind kind, st
         wait->slot = completion.slot;
         wait->ticket = completion.ticket;
     }
+}
+
+void us_publish(struct us_account *account, struct op *op, enum op_kind kind, struct us_intent *closes,
+                struct us_wait *wait)
+{
+    publish(account, op, kind, closes, wait);
+    /* Not published: it is marked as a gap or not wanted, and either way there is nothing left to come. */
+    if (closes != NULL)
+        us_intent_end(account, closes);
 }
 
 void us_wait_later(struct us_wait *later, struct us_wait *wait)

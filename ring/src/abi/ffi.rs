@@ -300,7 +300,8 @@ c_functions! { FUNCTIONS;
     } on_panic 0;
 
     /// Asks the agent what holds for an account, waits at most `timeout_ms`, and stores it at `policy`; the default
-    /// policy when no answer comes. Call it at the start of a session: it also notices a ring that was replaced.
+    /// policy when no answer comes, with a generation that is not the ring's. Call it at the start of a session: it also
+    /// notices a ring that was replaced.
     fn us_ring_account_open(ring: *mut us_ring, account: *const u8, account_bytes: usize, wall_ns: u64, timeout_ms: u32, policy: *mut us_ring_policy) -> i32 {
         // SAFETY: null or a handle that nobody else uses; the account is as long as the caller says.
         let (Some(ring), Some(account)) = (unsafe { (ring.as_mut(), slice(account, account_bytes)) }) else { return US_RING_E_INVALID };

@@ -332,3 +332,54 @@ fn a_full_ring_is_answered_as_the_policy_says() {
         assert!(on_full != OnFull::GoOnAndMarkGap || published < done + 1, "the ring was never full");
     }
 }
+
+/// A session that is open while its account moves away, and while the agent that said so is gone.
+#[test]
+fn a_session_learns_that_its_account_moved_and_does_not_forget_it() {
+    if skipped("a_session_learns_that_its_account_moved_and_does_not_forget_it") {
+        return;
+    }
+    let dovecot = start(&["sdbox"]);
+    let tap = Tap::start(dovecot.dir(), Policy::default());
+    let mut imap = dovecot.imap("sdbox").expect("login");
+    imap.append("INBOX", "", &message("here", 1)).expect("append");
+    drop(tap);
+    let tap = Tap::start(dovecot.dir(), replica());
+    assert!(refused(imap.append("INBOX", "", &message("moved", 2))).contains("active on another server"));
+    drop(tap);
+    // The default of an agent that says nothing would be to go on.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert!(refused(imap.append("INBOX", "", &message("moved", 3))).contains("active on another server"));
+    let tap = Tap::start(dovecot.dir(), Policy::default());
+    imap.append("INBOX", "", &message("back", 4)).expect("append");
+    imap.logout();
+    tap.until("sdbox", "the last", |ops| saves(ops) == 1);
+    assert_eq!(stored(&dovecot, "sdbox"), 2);
+}
+
+/// Without a spool a save goes on and is marked, unless the client's OK depends on the body.
+#[test]
+fn a_body_that_cannot_be_written_is_marked_or_refused() {
+    if skipped("a_body_that_cannot_be_written_is_marked_or_refused") {
+        return;
+    }
+    for policy in [Policy::default(), peer(OnTimeout::Refuse, LONG_MS)] {
+        let dovecot = start(&["mdbox"]);
+        let tap = Tap::start(dovecot.dir(), policy);
+        let mut imap = dovecot.imap("mdbox").expect("login");
+        imap.append("INBOX", "", &message("with body", 1)).expect("append");
+        std::fs::rename(dovecot.dir().join("spool"), dovecot.dir().join("away")).expect("renamed");
+        let appended = imap.append("INBOX", "", &message("without body", 2));
+        if policy.on_timeout == OnTimeout::Refuse {
+            assert!(refused(appended).contains("cannot be replicated at this time"));
+            assert_eq!(stored(&dovecot, "mdbox"), 1);
+        } else {
+            appended.expect("goes on");
+            let ops = tap.until("mdbox", "both", |ops| saves(ops) == 2);
+            let bodies = ops.iter().filter(|op| op.blob().is_some()).count();
+            assert_eq!(bodies, 1);
+            assert!(tap.gap("mdbox"));
+        }
+        imap.logout();
+    }
+}

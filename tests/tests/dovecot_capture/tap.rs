@@ -84,6 +84,8 @@ impl Tap {
         let notes = Arc::new(Mutex::new(Notes::default()));
         let path: PathBuf = dir.join("ring");
         let consumer = Consumer::attach(&path, &options, 0).expect("the ring can be taken");
+        // As an agent must: what the one before it said of accounts may no longer hold.
+        consumer.bump_policy_generation();
         let thread = {
             let (notes, manner) = (Arc::clone(&notes), Arc::clone(&manner));
             std::thread::spawn(move || work(consumer, policy, &notes, &manner))
