@@ -11,6 +11,8 @@ use crate::frame::{FrameBuilder, FrameCodec, Level, Seal};
 
 mod chain;
 mod failure;
+mod killed;
+mod refused;
 mod retention;
 
 pub(super) const CLUSTER: ClusterId = ClusterId(0xc1);
@@ -59,6 +61,11 @@ impl Stream {
             codec: FrameCodec::new(),
             builder: FrameBuilder::new(),
         }
+    }
+
+    /// Epoch 1, going on from where a journal stands.
+    pub(super) fn from(group: u32, tail: Tail) -> Self {
+        Self { tail, ..Self::new(group) }
     }
 
     /// The next frame: `count` operations of `bytes` bytes that do not compress.

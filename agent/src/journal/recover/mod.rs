@@ -249,7 +249,14 @@ impl Walk<'_> {
                             self.resume(window, next, &expect);
                             at = next;
                         }
-                        None => return Ok((at, last)),
+                        None => {
+                            // The hole reaches to the next segment, which is expected as it is from now on.
+                            if let Some((_, Ok(header))) = self.headers.get(position + 1) {
+                                self.out.next_write = header.first_write;
+                                self.out.previous_write = header.previous_write;
+                            }
+                            return Ok((at, last));
+                        }
                     }
                 }
                 (Action::Refuse | Action::Take | Action::TakeAndReport, _) => {
