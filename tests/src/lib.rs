@@ -6,5 +6,6 @@
 pub mod dovecot;
 pub mod imap;
 pub mod lmtp;
+pub mod mesh;
 pub mod traffic;
 pub mod wire;

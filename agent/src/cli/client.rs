@@ -73,14 +73,19 @@ impl Client {
             "{method} {path} HTTP/1.1\r\nHost: understudy\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(body)?;
+        // An agent that refuses early closes before it has read everything; its answer is there all the same.
+        let written = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
         let mut answer = Vec::new();
-        let read = stream.take(ANSWER_BYTES_MAX + 1).read_to_end(&mut answer)?;
-        if read as u64 > ANSWER_BYTES_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is too large"));
+        let read = stream.take(ANSWER_BYTES_MAX + 1).read_to_end(&mut answer);
+        match (written, read) {
+            _ if answer.len() as u64 > ANSWER_BYTES_MAX => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is too large"))
+            }
+            // Whether it is whole is `split`'s to say.
+            _ if !answer.is_empty() => Ok(answer),
+            (Err(error), _) | (Ok(()), Err(error)) => Err(error),
+            (Ok(()), Ok(_)) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed without an answer")),
         }
-        Ok(answer)
     }
 }
 

@@ -179,7 +179,12 @@ pub struct Loaded {
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut problems = Vec::new();
     let text = match &sources.file {
-        Some(path) => read(path).map_err(|problem| ConfigError { problems: vec![problem] })?,
+        Some(path) => read(path).map_err(|mut problem| {
+            if problem.remedy.is_empty() {
+                problem.remedy = "name another one with `--config`".to_owned();
+            }
+            ConfigError { problems: vec![problem] }
+        })?,
         None => String::new(),
     };
     let file = sources.file.as_deref().unwrap_or(Path::new("(no file)"));
@@ -193,9 +198,14 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut config: Config = toml::Value::Table(source::to_table(&values)).try_into().map_err(|error| ConfigError {
         problems: vec![Problem::error("", format!("does not fit together: {error}"), "")],
     })?;
-    if let Some(path) = config.placement.file.clone() {
-        placement::merge_file(&mut config.placement, &path)
-            .map_err(|problem| ConfigError { problems: vec![problem] })?;
+    if let Some(path) = config.placement.file.clone()
+        && let Err(mut problem) = placement::merge_file(&mut config.placement, &path)
+    {
+        if problem.origin.is_none() {
+            problem.origin = origin_of(&values, "placement.file");
+            problem.key = "placement.file".to_owned();
+        }
+        return Err(ConfigError { problems: vec![problem] });
     }
     let mut warnings = Vec::new();
     for mut problem in check(&config) {
@@ -250,7 +260,7 @@ pub(crate) fn read(path: &Path) -> Result<String, Problem> {
     let cannot = |error: std::io::Error| {
         let remedy = match error.kind() {
             std::io::ErrorKind::NotFound => {
-                "write it (an example is in /usr/share/doc/understudy/) or name another one with `--config`"
+                "write it (examples are in /usr/share/doc/understudy/), or correct the name"
             }
             std::io::ErrorKind::PermissionDenied => "run as root or as the agent's user",
             _ => "",

@@ -261,19 +261,13 @@ pub(super) fn merge(settings: Vec<Setting>, problems: &mut Vec<Problem>) -> Valu
             match key.default {
                 keys::Default::Unset => {}
                 keys::Default::Required => {
-                    let mut problem = Problem::error(
-                        &path,
-                        "must be set",
-                        format!(
-                            "for example `{} = {}`",
-                            path.0.last().map_or(String::new(), |step| KeyPath(vec![step.clone()]).to_string()),
-                            key.sample
-                        ),
-                    );
-                    problem.origin = KeyPath(path.0[..path.0.len() - 1].to_vec())
-                        .0
-                        .last()
-                        .and_then(|_| elements.get(&KeyPath(path.0[..path.0.len() - 1].to_vec())).cloned());
+                    let (parent, name) = (KeyPath(path.0[..path.0.len() - 1].to_vec()), path.0.last().cloned());
+                    let name = KeyPath(name.into_iter().collect());
+                    let names = plain(&parent);
+                    let section = if names == parent { format!("[{names}]") } else { format!("[[{names}]]") };
+                    let remedy = format!("for example `{name} = {}` in `{section}`", key.sample);
+                    let mut problem = Problem::error(&path, "must be set", remedy);
+                    problem.origin = elements.get(&parent).cloned();
                     problems.push(problem);
                 }
                 keys::Default::Is(text) => match format!("value = {text}")

@@ -276,3 +276,11 @@ fn the_manual_lists_every_key_and_no_other() {
     }
     docs::assert_table("docs/configuration.md", &rows);
 }
+
+#[test]
+fn a_required_key_that_is_missing_says_where_it_belongs() {
+    let (_dir, sources) = sources(&format!("{HEAD}[[peers]]\nid = 2\nname = \"b\"\n"), &[], &[]);
+    let said = load(&sources).unwrap_err().to_string();
+    assert!(said.contains("understudy.toml:4: `peers[0].address`: must be set; for example `address = \"192.0.2.2:7470\"` in `[[peers]]`"), "{said}");
+    assert!(refused("").contains("`id = 1` in `[node]`"));
+}

@@ -51,8 +51,8 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
         bail!("the demo needs a mesh, which cannot run here: {lack}");
     }
     progress.say("starting two nodes, each with its own network, Dovecot and agent");
-    let mesh = scene::Mesh::up(args.accounts, args.format)?;
-    let mut report = Report::new(&mesh.now()?, args.format);
+    let mesh = scene::mesh_up(args.accounts, args.format)?;
+    let mut report = Report::new(mesh.state(), args.format);
     scene::traffic(&mesh, args.seconds, &progress, &mut report)?;
     report.caught_up_seconds = scene::wait_for_replicas(&mesh, CATCH_UP_WAIT, &progress)?;
     progress.say("comparing all accounts");

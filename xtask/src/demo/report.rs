@@ -3,11 +3,12 @@
 //! Owns: the words. Refuses: a good end when something promised is missing or two nodes differ.
 
 use crate::clock;
-use crate::mesh::{Format, Mesh};
+use crate::mesh::Format;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::Instant;
+use understudy_tests::mesh::State;
 
 /// What the demo saw.
 #[derive(Debug, Serialize)]
@@ -45,7 +46,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(mesh: &Mesh, format: Format) -> Self {
+    pub(super) fn new(mesh: &State, format: Format) -> Self {
         Self {
             nodes: mesh.nodes.len(),
             accounts: mesh.accounts.len(),

@@ -1,109 +1,41 @@
 //! The demo's parts: a mesh of its own, users at work while processes die, catching up, comparing.
 //!
-//! Owns: the schedule of deaths. What can hurt: a mesh that outlives us; dropping [`Mesh`] takes it away.
+//! Owns: the schedule of deaths. What can hurt: a user's thread that fails; the others still end, and the demo fails.
 //! Refuses: the agents' word where a client can look.
 
 use super::report::{Progress, Report};
 use crate::clock;
-use crate::mesh::{self, Format};
-use anyhow::{Context, Result, bail, ensure};
+use crate::mesh::{Format, agent_program};
+use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use understudy_tests::imap::{Account, Imap};
-use understudy_tests::traffic::{Tally, Target, User};
+use understudy_tests::imap::Account;
+use understudy_tests::mesh::{Mesh, State};
+use understudy_tests::traffic::{Tally, User};
 
 /// Between a kill and the start that follows it.
 const DEAD_TIME: Duration = Duration::from_secs(3);
 /// Between two operations of one user.
 const PAUSE: Duration = Duration::from_millis(40);
-/// Every wait of the comparing client ends after this.
-const CLIENT_WAIT: Duration = Duration::from_secs(30);
 /// Who dies, in this order, spread over the traffic.
 const DEATHS: [(&str, &str); 4] = [("node1", "agent"), ("node2", "store"), ("node2", "agent"), ("node1", "store")];
 
-/// A mesh that goes when this goes.
-pub(super) struct Mesh {
-    dir: PathBuf,
-    owner: Child,
-}
-
-impl Mesh {
-    /// Starts one of two nodes.
-    pub(super) fn up(accounts: usize, format: Format) -> Result<Self> {
-        let dir = std::env::temp_dir().join(format!("understudy-demo-{}", std::process::id()));
-        let mut owner = Command::new(std::env::current_exe()?)
-            .args(["mesh", "up", "--no-build", "--json", "--nodes", "2", "--accounts", &accounts.to_string()])
-            .args(["--format", format.name(), "--level", "peer", "--dir"])
-            .arg(&dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start `mesh up`")?;
-        let out = owner.stdout.take().context("`mesh up` without output")?;
-        let mesh = Self { dir, owner };
-        let mut line = String::new();
-        BufReader::new(out).read_line(&mut line)?;
-        ensure!(!line.is_empty(), "the mesh did not come up; the reason is above");
-        Ok(mesh)
-    }
-
-    /// As it stands.
-    pub(super) fn now(&self) -> Result<mesh::Mesh> {
-        mesh::now(&self.dir)
-    }
-
-    fn act(&self, verb: &str, node: &str, what: &str) -> Result<()> {
-        let done = Command::new(std::env::current_exe()?)
-            .args(["mesh", verb, "--node", node, "--what", what, "--dir"])
-            .arg(&self.dir)
-            .output()?;
-        ensure!(done.status.success(), "{verb} {node} {what}: {}", String::from_utf8_lossy(&done.stderr).trim());
-        Ok(())
-    }
-
-    /// Takes it away.
-    pub(super) fn down(mut self) -> Result<()> {
-        self.take_away()
-    }
-
-    fn take_away(&mut self) -> Result<()> {
-        let done = Command::new(std::env::current_exe()?).args(["mesh", "down", "--dir"]).arg(&self.dir).output()?;
-        let _ = self.owner.wait();
-        ensure!(done.status.success(), "`mesh down`: {}", String::from_utf8_lossy(&done.stderr).trim());
-        Ok(())
-    }
-}
-
-impl Drop for Mesh {
-    fn drop(&mut self) {
-        if self.owner.try_wait().is_ok_and(|status| status.is_none()) {
-            let _ = self.take_away();
-        }
-    }
-}
-
-fn target(mesh: &mesh::Mesh, account: &mesh::Account, node: &str) -> Result<Target> {
-    let node = mesh.nodes.iter().find(|n| n.name == node).with_context(|| format!("no node `{node}`"))?;
-    Ok(Target {
-        imap: (node.imap.host.clone(), node.imap.port),
-        lmtp: (node.lmtp.host.clone(), node.lmtp.port),
-        account: account.name.clone(),
-        password: account.password.clone(),
-    })
+/// Starts a mesh of two nodes.
+pub(super) fn mesh_up(accounts: usize, format: Format) -> Result<Mesh> {
+    let program = std::env::current_exe()?;
+    Mesh::up(&program, 2, accounts, &["--format", format.name(), "--level", "peer"])
 }
 
 /// Users at work on all accounts for `seconds`, while each process dies once and is started again.
 pub(super) fn traffic(mesh: &Mesh, seconds: u64, progress: &Progress, report: &mut Report) -> Result<()> {
-    let now = mesh.now()?;
+    let now = mesh.status()?;
     let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
     let started = clock::now();
     let mut users = Vec::new();
     for (seed, account) in (1..).zip(&now.accounts) {
-        users.push(User::new(target(&now, account, &account.active)?, seed, PAUSE));
+        users.push(User::new(now.target(account, &account.active)?, seed, PAUSE));
     }
     let tallies: Result<Vec<Tally>> = std::thread::scope(|scope| {
         let threads: Vec<_> = users.into_iter().map(|user| scope.spawn(|| user.run(&stop, &count))).collect();
@@ -133,12 +65,12 @@ fn deaths(mesh: &Mesh, seconds: u64, progress: &Progress, count: &AtomicU64, kil
         let due = seconds * (u64::try_from(next).unwrap_or(0) + 1) / (u64::try_from(DEATHS.len()).unwrap_or(1) + 1);
         match dead {
             Some((node, what, since)) if since.elapsed() > DEAD_TIME => {
-                mesh.act("start", node, what)?;
+                mesh.start(node, what)?;
                 dead = None;
             }
             None if next < DEATHS.len() && started.elapsed().as_secs() >= due => {
                 let (node, what) = DEATHS[next];
-                mesh.act("kill", node, what)?;
+                mesh.kill(node, what, "KILL")?;
                 kills.push(format!("{what} of {node}"));
                 dead = Some((node, what, clock::now()));
                 next += 1;
@@ -161,8 +93,8 @@ pub(super) fn wait_for_replicas(mesh: &Mesh, limit: Duration, progress: &Progres
     let started = clock::now();
     progress.say("waiting for the replicas");
     while started.elapsed() < limit {
-        let now = mesh.now()?;
-        let behind = now.accounts.iter().filter(|a| a.lag.as_ref().is_none_or(|l| l.operations != Some(0))).count();
+        let now = mesh.status()?;
+        let behind = now.behind();
         if behind == 0 {
             return Ok(Some(started.elapsed().as_secs()));
         }
@@ -174,16 +106,16 @@ pub(super) fn wait_for_replicas(mesh: &Mesh, limit: Duration, progress: &Progres
 
 /// Reads every account on all its nodes as its user would, and asks the agents too.
 pub(super) fn compare(mesh: &Mesh, report: &mut Report) -> Result<()> {
-    let now = mesh.now()?;
+    let now = mesh.status()?;
     let (mut on_active, mut on_replica) = (BTreeSet::new(), BTreeSet::new());
     for account in &now.accounts {
-        let active = read(&target(&now, account, &account.active)?)?;
+        let active = now.read(account, &account.active)?;
         report.mailboxes += active.mailboxes.len();
         report.messages += active.messages();
         on_active.extend(tokens(&active));
         let mut difference = None;
         for replica in &account.replicas {
-            let there = read(&target(&now, account, replica)?)?;
+            let there = now.read(account, replica)?;
             on_replica.extend(tokens(&there));
             difference = difference.or_else(|| active.difference(&there));
         }
@@ -201,15 +133,6 @@ pub(super) fn compare(mesh: &Mesh, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn read(target: &Target) -> Result<Account> {
-    let (host, port) = &target.imap;
-    let mut imap = Imap::login(host, *port, &target.account, &target.password, CLIENT_WAIT)
-        .with_context(|| format!("cannot log in to `{host}` as `{}`", target.account))?;
-    let account = imap.account().with_context(|| format!("cannot read `{}` at `{host}`", target.account))?;
-    imap.logout();
-    Ok(account)
-}
-
 fn tokens(account: &Account) -> Vec<String> {
     let inbox = account.mailboxes.get("INBOX").into_iter().flatten();
     let bodies = inbox.flat_map(|m| &m.messages).map(|m| String::from_utf8_lossy(&m.body).into_owned());
@@ -217,9 +140,9 @@ fn tokens(account: &Account) -> Vec<String> {
 }
 
 /// `understudy verify` by the active node's agent.
-fn verify(mesh: &mesh::Mesh, account: &mesh::Account) -> Result<()> {
-    let node = mesh.nodes.iter().find(|n| n.name == account.active).context("no active node")?;
-    let done = Command::new(mesh::agent_program())
+fn verify(mesh: &State, account: &understudy_tests::mesh::Account) -> Result<()> {
+    let node = mesh.node(&account.active)?;
+    let done = Command::new(agent_program())
         .args(["verify", &account.name, "--json", "--config"])
         .arg(node.dir.join("understudy.toml"))
         .output()

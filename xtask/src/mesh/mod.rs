@@ -17,9 +17,8 @@ mod up;
 
 pub(crate) use agent::program as agent_program;
 use anyhow::{Context, Result};
-pub(crate) use contract::{Account, Format, Mesh};
+pub(crate) use contract::Format;
 use nix::sys::signal::Signal;
-pub(crate) use status::now;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `mesh`.

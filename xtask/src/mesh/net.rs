@@ -79,9 +79,10 @@ fn free_subnet(plan: &Plan) -> Result<String> {
         .context("no free 10.x.y.0/24 network on this host")
 }
 
+/// One mesh at a time changes the host's network. The lock is on a folder that is there anyway, so it leaves no file.
 fn lock() -> Result<Flock<File>> {
-    let path = "/run/understudy-mesh.lock";
-    let file = File::create(path).with_context(|| format!("cannot open `{path}`"))?;
+    let path = "/run";
+    let file = File::open(path).with_context(|| format!("cannot open `{path}`"))?;
     match Flock::lock(file, FlockArg::LockExclusive) {
         Ok(lock) => Ok(lock),
         Err((_, error)) => bail!("cannot lock `{path}`: {error}"),

@@ -31,7 +31,8 @@ const AGENT: &str = "agent";
 pub(crate) struct Owner<'a> {
     plan: &'a Plan,
     state: State,
-    store_only: bool,
+    with_plugin: bool,
+    with_agent: bool,
     listener: UnixListener,
 }
 
@@ -44,10 +45,10 @@ impl<'a> Owner<'a> {
     ///
     /// # Errors
     /// When the socket cannot be made.
-    pub(crate) fn new(plan: &'a Plan, state: State, store_only: bool) -> Result<Self> {
+    pub(crate) fn new(plan: &'a Plan, state: State, with_plugin: bool, with_agent: bool) -> Result<Self> {
         let listener = UnixListener::bind(socket(plan)).context("cannot make `mesh.sock`")?;
         listener.set_nonblocking(true)?;
-        Ok(Self { plan, state, store_only, listener })
+        Ok(Self { plan, state, with_plugin, with_agent, listener })
     }
 
     /// The mesh as it stands.
@@ -68,10 +69,12 @@ impl<'a> Owner<'a> {
     /// # Errors
     /// When something cannot be written or started.
     pub(crate) fn start_all(&mut self, level: &str) -> Result<()> {
-        if !self.store_only {
-            let nodes = self.state.mesh.nodes.clone();
-            let ips: Vec<&str> = nodes.iter().map(|n| n.ip.as_str()).collect();
+        let nodes = self.state.mesh.nodes.clone();
+        let ips: Vec<&str> = nodes.iter().map(|n| n.ip.as_str()).collect();
+        if self.with_plugin {
             agent::write(self.plan, &ips, level)?;
+        }
+        if self.with_agent {
             agent::certificates(self.plan, &ips)?;
         }
         let accounts: Vec<String> = self.state.mesh.accounts.iter().map(|a| a.name.clone()).collect();
@@ -86,14 +89,13 @@ impl<'a> Owner<'a> {
 
     fn store<'b>(&'b self, at: usize, accounts: &'b [String]) -> Store<'b> {
         let (node, shown) = (&self.plan.nodes[at], &self.state.mesh.nodes[at]);
-        let with_plugin = !self.store_only;
         Store {
             home: &node.home,
             name: &node.name,
             ip: &shown.ip,
             format: self.plan.format,
             accounts,
-            plugin: with_plugin.then(|| run::target_dir().join("dovecot")),
+            plugin: self.with_plugin.then(|| run::target_dir().join("dovecot")),
         }
     }
 
@@ -102,7 +104,7 @@ impl<'a> Owner<'a> {
         let node = &self.plan.nodes[at];
         let cgroup = self.state.cgroups.get(&node.name).cloned();
         let log = node.home.join("log");
-        if what.agent() && !self.store_only && self.agent_pid(at).is_none() {
+        if what.agent() && self.with_agent && self.agent_pid(at).is_none() {
             let log = log.join("agent.log");
             let place = Place { netns: &node.netns, cgroup: None, mark: AGENT, log: &log };
             let config = agent::config(&node.home);
@@ -150,7 +152,7 @@ impl<'a> Owner<'a> {
                     Ok(()) => break,
                     Err(error) => format!("{error:#}"),
                 };
-                let dead = self.store_pid(at).is_none() || !self.store_only && self.agent_pid(at).is_none();
+                let dead = self.store_pid(at).is_none() || self.with_agent && self.agent_pid(at).is_none();
                 if dead || started.elapsed() > READY_WAIT {
                     let how = if dead { "ended" } else { "does not serve" };
                     bail!("{} {how}: {waiting_for}\n{}", self.plan.nodes[at].name, self.last_lines(at));
@@ -167,7 +169,7 @@ impl<'a> Owner<'a> {
         for (service, endpoint) in [("IMAP", &node.imap), ("LMTP", &node.lmtp)] {
             greeting(&endpoint.host, endpoint.port).with_context(|| format!("no {service} yet"))?;
         }
-        if !self.store_only {
+        if self.with_agent {
             agent::get(&node.admin_socket, "/v1/status").context("no agent yet")?;
         }
         Ok(())
@@ -189,12 +191,16 @@ impl<'a> Owner<'a> {
         println!("\nStays until Ctrl-C, SIGTERM or `cargo xtask mesh down --dir {}`.", self.plan.dir.display());
     }
 
-    /// Answers at `mesh.sock` until a signal asks us to end.
+    /// Answers at `mesh.sock` until a signal asks us to end, or, with `follow_parent`, who started us is gone.
     ///
     /// # Errors
     /// When waiting itself fails.
-    pub(crate) fn serve(&mut self, signals: &SignalFd) -> Result<()> {
+    pub(crate) fn serve(&mut self, signals: &SignalFd, follow_parent: bool) -> Result<()> {
+        let parent = nix::unistd::getppid();
         loop {
+            if follow_parent && nix::unistd::getppid() != parent {
+                return Ok(());
+            }
             let mut fds = [
                 PollFd::new(signals.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
@@ -257,7 +263,7 @@ impl<'a> Owner<'a> {
             greeting(&node.imap.host, node.imap.port)?;
             greeting(&node.lmtp.host, node.lmtp.port)?;
         }
-        if part.agent() && !self.store_only {
+        if part.agent() && self.with_agent {
             agent::get(&node.admin_socket, "/v1/status")?;
         }
         Ok(())

@@ -49,7 +49,7 @@ pub(crate) struct NodePlan {
 impl Plan {
     /// The plan for `dir`, which must be absolute.
     pub(crate) fn new(dir: &Path, nodes: usize, accounts: usize, format: Format) -> Self {
-        let hash = fnv1a(dir.as_os_str().as_encoded_bytes());
+        let hash = hash(dir.as_os_str().as_encoded_bytes());
         let tag = format!("{:06x}", hash >> 16 & 0xff_ffff);
         let home = PathBuf::from(format!("/run/understudy-mesh/{tag}"));
         let nodes = (1..=nodes)
@@ -67,7 +67,7 @@ impl Plan {
 
     /// The first three numbers of the mesh's addresses: the `attempt`th choice for this folder.
     pub(crate) fn subnet(&self, attempt: u64) -> String {
-        let hash = fnv1a(self.tag.as_bytes()).wrapping_add(attempt.wrapping_mul(0x9e37_79b9));
+        let hash = hash(self.tag.as_bytes()).wrapping_add(attempt.wrapping_mul(0x9e37_79b9));
         format!("10.{}.{}", 64 + hash % 128, hash / 128 % 254)
     }
 
@@ -84,8 +84,13 @@ pub(crate) fn address(subnet: &str, number: usize) -> String {
     format!("{subnet}.{}", if number == 0 { 254 } else { number })
 }
 
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+/// FNV-1a, and then the last step of MurmurHash3: without it, two folders that differ in their last byte would get the
+/// same middle bits, and with them the same names.
+fn hash(bytes: &[u8]) -> u64 {
+    let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    let mixed = (sum ^ sum >> 33_u32).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let mixed = (mixed ^ mixed >> 33_u32).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    mixed ^ mixed >> 33_u32
 }
 
 #[cfg(test)]
@@ -104,6 +109,9 @@ mod tests {
         assert!(a.nodes.iter().all(|n| n.home.as_os_str().len() < 50), "room for socket names within 108 bytes");
         assert_ne!(a.tag, b.tag);
         assert_ne!(a.bridge, b.bridge);
+        let neighbours: std::collections::BTreeSet<String> =
+            (0..100).map(|n| plan(&format!("/tmp/x-{n}"), 1).tag).collect();
+        assert_eq!(neighbours.len(), 100, "folders with names alike get tags alike");
     }
 
     #[test]

@@ -3,13 +3,15 @@
 //! Owns: starting in a session of its own, so that a terminal's signals do not reach the node and every descendant is
 //! found again. What can hurt: a process number used again by somebody else; a process counts as the node's only while
 //! it is in the node's network namespace or control group. Refuses: signalling anything that is in neither.
+#![expect(unsafe_code, reason = "a child must not inherit the signals that the owner of a mesh blocks")]
 
 use crate::clock;
 use anyhow::{Context, Result};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -41,7 +43,12 @@ pub(crate) fn spawn<S: AsRef<OsStr>>(place: &Place<'_>, program: &Path, args: &[
     // Each `exec` keeps the process number. The shell joins the control group before anything can fork.
     let script = r#"if [ -n "$CG" ]; then echo $$ > "$CG/cgroup.procs" || exit 99; fi; unset CG
         ulimit -n 65536 2>/dev/null; exec nsenter --net="/run/netns/$NETNS" setsid "$0" "$@""#;
-    let child = Command::new("sh")
+    let mut command = Command::new("sh");
+    // SAFETY: the closure runs between fork and exec and calls nothing but pthread_sigmask, which may be called there.
+    unsafe {
+        command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?));
+    }
+    let child = command
         .args(["-c", script])
         .arg(program)
         .args(args)
@@ -164,7 +171,6 @@ pub(crate) fn adopt_orphans() {
 /// # Errors
 /// When the kernel refuses, which it does not.
 pub(crate) fn block_signals() -> Result<nix::sys::signalfd::SignalFd> {
-    use nix::sys::signal::SigSet;
     use nix::sys::signalfd::{SfdFlags, SignalFd};
     let mut set = SigSet::empty();
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|s| set.add(s));

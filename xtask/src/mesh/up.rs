@@ -40,6 +40,12 @@ pub(crate) struct Args {
     /// Only the stores, without plugin and agent
     #[arg(long)]
     pub(crate) store_only: bool,
+    /// Stores with the plugin, but no agent
+    #[arg(long, hide = true)]
+    pub(crate) no_agent: bool,
+    /// End when the process that started this one ends
+    #[arg(long, hide = true)]
+    pub(crate) follow_parent: bool,
     /// Install and build nothing; use what is there
     #[arg(long)]
     pub(crate) no_build: bool,
@@ -73,7 +79,7 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
     } else {
         owner.print();
     }
-    owner.serve(&signals)?;
+    owner.serve(&signals, args.follow_parent)?;
     made.armed = false;
     let left = down::take_away(&plan, true, fresh);
     ensure!(left.is_empty(), "left behind: {}", left.join(", "));
@@ -179,7 +185,7 @@ fn make<'a>(plan: &'a Plan, args: &Args, made_dir: bool) -> Result<Owner<'a>> {
         cgroups,
     };
     state.save(&plan.dir)?;
-    Owner::new(plan, state, args.store_only)
+    Owner::new(plan, state, !args.store_only, !args.store_only && !args.no_agent)
 }
 
 fn mesh(plan: &Plan, subnet: &str) -> Mesh {

@@ -20,11 +20,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("rules", &[]),
     // Record path, active node.
     ("capture", &[]),
-    ("batch", &["capture", "frame"]),
+    ("batch", &["capture", "frame", "journal"]), // a group's tail, as the journal found it,
     ("frame", &[]),
     ("journal", &["frame"]),
     ("ship", &["frame", "journal"]),
-    ("transport", &["frame", "ship"]),
+    ("transport", &["frame", "journal", "ship"]), // the way of doing I/O is chosen alike,
     // Record path, replica.
     ("receive", &["frame", "journal", "transport"]),
     ("apply", &["frame", "journal", "receive", "blob", "store", "digest"]),

@@ -160,14 +160,17 @@ fn pressure(host: &Host) -> Vec<Finding> {
 
 fn cgroup(host: &Host) -> Finding {
     const CHECK: &str = "cgroup";
-    match host.read("/sys/fs/cgroup/cgroup.controllers") {
-        Ok(controllers) => Finding::fine(CHECK, format!("version 2 ({controllers})")),
-        Err(_) => Finding::limited(
-            CHECK,
-            "no cgroup version 2 at /sys/fs/cgroup: the store's own pressure is not seen, only the node's",
-            "boot with `systemd.unified_cgroup_hierarchy=1`",
-        ),
+    // The second place is where a hybrid hierarchy has it.
+    for place in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+        if let Ok(controllers) = host.read(&format!("{place}/cgroup.controllers")) {
+            return Finding::fine(CHECK, format!("version 2 at {place} ({controllers})"));
+        }
     }
+    Finding::limited(
+        CHECK,
+        "no cgroup version 2: the store's own pressure is not seen, only the node's",
+        "boot with `systemd.unified_cgroup_hierarchy=1`",
+    )
 }
 
 fn memlock(host: &Host) -> Finding {
