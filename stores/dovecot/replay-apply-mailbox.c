@@ -57,8 +57,8 @@ static bool adopt(struct mailbox **box, const struct mailbox_update *update, str
         replay_set(result, REPLAY_CONFLICT, "another mailbox of that name holds messages");
         return FALSE;
     }
-    /* It has held messages: its counters would refuse the origin's UIDs. INBOX cannot be replaced. */
-    if (status.uidnext > 1 && !mailbox_is_any_inbox(*box)) {
+    /* It has held messages: its counters would refuse the origin's UIDs. */
+    if (status.uidnext > 1 && !replay_inbox_needs_renewal(*box)) {
         mailbox_close(*box);
         if (mailbox_delete_empty(*box) == 0) {
             mailbox_free(box);
@@ -68,6 +68,11 @@ static bool adopt(struct mailbox **box, const struct mailbox_update *update, str
             replay_error(mailbox_get_storage(*box), "mailbox cannot be created again", result);
             return FALSE;
         }
+    }
+    if (status.uidnext > 1 && replay_inbox_needs_renewal(*box)) {
+        if (!replay_inbox_renew(*box, result))
+            return FALSE;
+        mailbox_close(*box);
     }
     if (mailbox_update(*box, update) < 0 || mailbox_sync(*box, 0) < 0) {
         replay_error(mailbox_get_storage(*box), "mailbox cannot take on the identity", result);
@@ -253,6 +258,11 @@ static void delete_named(struct replay_apply *ap, struct mail_namespace *ns, con
         /* Moved by somebody else since the names were read. */
         replay_place_remove(ap->user, guid);
         replay_set(result, REPLAY_TEMPORARY, "mailbox has moved");
+    } else if (replay_inbox_needs_renewal(box)) {
+        if (replay_inbox_renew(box, result)) {
+            replay_place_remove(ap->user, guid);
+            replay_set(result, REPLAY_APPLIED, "");
+        }
     } else if (mailbox_delete(box) == 0) {
         replay_place_remove(ap->user, guid);
         replay_set(result, REPLAY_APPLIED, "");

@@ -208,6 +208,12 @@ void replay_apply_change(struct replay_apply *ap, unsigned int index);
 void replay_change_commit(struct replay_apply *ap);
 enum mail_flags replay_flags(uint32_t flags);
 
+/* replay-inbox.c: the mailbox that cannot be deleted. */
+
+bool replay_inbox_needs_renewal(struct mailbox *box);
+/* Empties it and makes it forget who it was. */
+bool replay_inbox_renew(struct mailbox *box, struct replay_result *result);
+
 /* replay-proto.c: one connection. */
 
 struct replay_conn;
