@@ -70,9 +70,8 @@ static bool adopt(struct mailbox **box, const struct mailbox_update *update, str
         }
     }
     if (status.uidnext > 1 && replay_inbox_needs_renewal(*box)) {
-        if (!replay_inbox_renew(*box, result))
+        if (!replay_inbox_renew(box, result))
             return FALSE;
-        mailbox_close(*box);
     }
     if (mailbox_update(*box, update) < 0 || mailbox_sync(*box, 0) < 0) {
         replay_error(mailbox_get_storage(*box), "mailbox cannot take on the identity", result);
@@ -259,7 +258,7 @@ static void delete_named(struct replay_apply *ap, struct mail_namespace *ns, con
         replay_place_remove(ap->user, guid);
         replay_set(result, REPLAY_TEMPORARY, "mailbox has moved");
     } else if (replay_inbox_needs_renewal(box)) {
-        if (replay_inbox_renew(box, result)) {
+        if (replay_inbox_renew(&box, result)) {
             replay_place_remove(ap->user, guid);
             replay_set(result, REPLAY_APPLIED, "");
         }

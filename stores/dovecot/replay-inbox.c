@@ -6,6 +6,7 @@
 
 #include "replay.h"
 
+#include "mail-index-alloc-cache.h"
 #include "mail-search-build.h"
 #include "mail-storage-private.h"
 
@@ -34,41 +35,60 @@ static int expunge_all(struct mailbox *box)
     return ret < 0 ? -1 : mailbox_sync(box, MAILBOX_SYNC_FLAG_FULL_WRITE);
 }
 
-static int unlink_in(struct mailbox *box, enum mailbox_list_path_type type, const char *name,
-                     struct replay_result *result)
+static int unlink_in(const char *folder, const char *name)
 {
-    const char *folder;
-
-    if (mailbox_get_path_to(box, type, &folder) <= 0)
-        return 0;
-    if (unlink(t_strconcat(folder, "/", name, NULL)) < 0 && errno != ENOENT) {
-        replay_set(result, REPLAY_TEMPORARY, t_strdup_printf("`%s` of INBOX cannot be removed: %m", name));
-        return -1;
-    }
-    return 0;
+    return unlink(t_strconcat(folder, "/", name, NULL)) < 0 && errno != ENOENT ? -1 : 0;
 }
 
-bool replay_inbox_renew(struct mailbox *box, struct replay_result *result)
+/* Takes the files away that hold identity, counters and log. Dovecot keeps an index in the process for a while after
+ * its mailbox is freed, and would go on with what it knows of files that have no name any more; so that ends first. */
+static int forget(struct mailbox **box)
 {
     static const char *const index_files[] = { "dovecot.index", "dovecot.index.log", "dovecot.index.log.2",
                                                "dovecot.index.cache" };
-    struct mailbox_status status;
+    struct mailbox_list *list = mailbox_get_namespace(*box)->list;
+    const char *name = t_strdup(mailbox_get_vname(*box));
+    const char *index, *control;
     unsigned int i;
 
-    if (mailbox_open(box) < 0 || mailbox_sync(box, MAILBOX_SYNC_FLAG_FULL_READ) < 0 || expunge_all(box) < 0) {
-        replay_error(mailbox_get_storage(box), "INBOX cannot be emptied", result);
+    if (mailbox_get_path_to(*box, MAILBOX_LIST_PATH_TYPE_INDEX, &index) <= 0 ||
+        mailbox_get_path_to(*box, MAILBOX_LIST_PATH_TYPE_CONTROL, &control) <= 0) {
+        errno = EINVAL;
+        return -1;
+    }
+    index = t_strdup(index);
+    control = t_strdup(control);
+    mailbox_free(box);
+    mail_index_alloc_cache_destroy_unrefed();
+    *box = mailbox_alloc(list, name, MAILBOX_FLAG_IGNORE_ACLS);
+    for (i = 0; i < N_ELEMENTS(index_files); i++) {
+        if (unlink_in(index, index_files[i]) < 0)
+            return -1;
+    }
+    return unlink_in(control, "dovecot-uidlist");
+}
+
+bool replay_inbox_renew(struct mailbox **box, struct replay_result *result)
+{
+    struct mailbox_status status;
+
+    if (mailbox_open(*box) < 0 || mailbox_sync(*box, MAILBOX_SYNC_FLAG_FULL_READ) < 0 || expunge_all(*box) < 0) {
+        replay_error(mailbox_get_storage(*box), "INBOX cannot be emptied", result);
         return FALSE;
     }
-    mailbox_get_open_status(box, STATUS_MESSAGES, &status);
+    mailbox_get_open_status(*box, STATUS_MESSAGES, &status);
     if (status.messages > 0) {
         replay_set(result, REPLAY_TEMPORARY, "INBOX is not empty after all its messages were expunged");
         return FALSE;
     }
-    if (unlink_in(box, MAILBOX_LIST_PATH_TYPE_CONTROL, "dovecot-uidlist", result) < 0)
+    if (forget(box) < 0) {
+        replay_set(result, REPLAY_TEMPORARY, t_strdup_printf("INBOX cannot be made anew: %m"));
         return FALSE;
-    for (i = 0; i < N_ELEMENTS(index_files); i++) {
-        if (unlink_in(box, MAILBOX_LIST_PATH_TYPE_INDEX, index_files[i], result) < 0)
-            return FALSE;
+    }
+    /* Opened once more, it gets an identity of its own, and the list of mailboxes learns that it is another. */
+    if (mailbox_open(*box) < 0 || mailbox_sync(*box, MAILBOX_SYNC_FLAG_FULL_READ) < 0) {
+        replay_error(mailbox_get_storage(*box), "INBOX cannot be opened anew", result);
+        return FALSE;
     }
     return TRUE;
 }

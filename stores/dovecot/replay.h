@@ -211,8 +211,8 @@ enum mail_flags replay_flags(uint32_t flags);
 /* replay-inbox.c: the mailbox that cannot be deleted. */
 
 bool replay_inbox_needs_renewal(struct mailbox *box);
-/* Empties it and makes it forget who it was. */
-bool replay_inbox_renew(struct mailbox *box, struct replay_result *result);
+/* Empties it and makes it forget who it was; the handle is another one then. */
+bool replay_inbox_renew(struct mailbox **box, struct replay_result *result);
 
 /* replay-proto.c: one connection. */
 
