@@ -145,29 +145,23 @@ impl TransportConfig {
 /// Starts the thread and waits until it serves, so that a backend that fails at once is known here.
 fn spawn<N: Net>(setup: Setup, listener: std::net::TcpListener) -> io::Result<Arc<Shared>> {
     let shared = setup.shared.clone();
-    let (ready, is_ready) = crossbeam::channel::bounded::<io::Error>(1);
+    let (ready, is_ready) = crossbeam::channel::bounded(2);
     let thread = std::thread::Builder::new().name("us-transport".to_owned()).spawn(move || {
-        let failed = ready.clone();
+        let serving = ready.clone();
         let served = N::block_on(async move {
-            match N::listener(listener) {
-                Ok(listener) => {
-                    drop(ready);
-                    serve::<N>(setup, listener).await;
-                }
-                Err(error) => {
-                    let _ = ready.send(error);
-                }
+            let listener = N::listener(listener);
+            let _ = serving.send(listener.as_ref().map(|_| ()).map_err(|error| io::Error::new(error.kind(), error.to_string())));
+            if let Ok(listener) = listener {
+                serve::<N>(setup, listener).await;
             }
         });
         if let Err(error) = served {
-            let _ = failed.send(error);
+            let _ = ready.send(Err(error));
         }
     })?;
     shared.set_thread(thread);
-    Ok(shared).and_then(|shared| match is_ready.recv() {
-        Ok(error) => Err(error),
-        Err(_) => Ok(shared),
-    })
+    is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("it ended at once")))?;
+    Ok(shared)
 }
 
 async fn serve<N: Net>(setup: Setup, listener: N::Listener) {

@@ -32,6 +32,11 @@ mod shared;
 mod tls;
 mod uring;
 
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod relay;
+
 
 pub use backoff::redial_delay;
 pub use handshake::DownReason;
