@@ -3,7 +3,10 @@
 //! Owns: the cases; each starts a Dovecot of its own. What can hurt: a slow machine; no case asserts a time. Refuses:
 //! machines without root, Dovecot or its headers; there every case is skipped by name.
 
+mod hostile;
+mod identity;
 mod suite;
+mod users;
 
 use std::path::PathBuf;
 
