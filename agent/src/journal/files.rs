@@ -144,8 +144,11 @@ impl SegmentFiles {
     /// Begins a segment: a spare file gets its first page and its name, all durable.
     pub(super) fn begin(&mut self, header: &SegmentHeader) -> io::Result<OpenSegment> {
         if let Some(thread) = self.preparing.take_if(|_| self.spares.is_empty()) {
-            let made = thread.join().unwrap_or_else(|_| Err(io::Error::other("thread `journal-spare` failed")))?;
-            self.spares.push(made);
+            match thread.join().unwrap_or_else(|_| Err(io::Error::other("thread `journal-spare` failed"))) {
+                Ok(made) => self.spares.push(made),
+                // Below it is made from the start, now that retention may have made room; nothing of it is kept.
+                Err(error) => tracing::warn!(%error, "cannot prepare a journal segment ahead of time"),
+            }
         }
         let spare = match self.spares.pop() {
             Some(spare) => spare,

@@ -363,7 +363,8 @@ impl Journal {
         self.order(Command::Retain { needs, token })
     }
 
-    /// Events. One consumer: each event is received once.
+    /// Events. One consumer: each event is received once. The journal's thread is gone when the channel is
+    /// disconnected; unless [`JournalEvent::Failed`] came before, a rule was broken and the panic was reported.
     #[must_use]
     pub fn events(&self) -> &Receiver<JournalEvent> {
         &self.events

@@ -224,3 +224,58 @@ fn largest_frames_and_many_small_ones_share_writes() {
         assert_eq!(journal.reader().read(GroupId(1), Sequence(1), usize::MAX).unwrap(), frames);
     });
 }
+
+#[test]
+fn dropping_the_journal_writes_what_was_queued() {
+    on_both("dropping_the_journal_writes_what_was_queued", |backend| {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path(), backend);
+        let (journal, _) = open(&config);
+        let mut stream = Stream::new(1);
+        for n in 0..50 {
+            journal.append(stream.frame(1, 20_000), Token(n)).unwrap();
+        }
+        drop(journal);
+        let (_, recovered) = open(&config);
+        assert_eq!(recovered.groups[&GroupId(1)].tail, stream.tail);
+    });
+}
+
+#[test]
+fn a_reader_follows_while_segments_come_and_go() {
+    on_both("a_reader_follows_while_segments_come_and_go", |backend| {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path(), backend);
+        let (journal, _) = open(&config);
+        let reader = journal.reader();
+        let following = std::thread::spawn(move || {
+            let (mut from, mut hash, mut read, mut skipped) = (Sequence(1), [0; 32], 0, 0);
+            while from.0 <= 400 {
+                match reader.read(GroupId(1), from, 300_000) {
+                    Ok(frames) => {
+                        for frame in frames {
+                            assert_eq!(frame.header().first_sequence, from);
+                            assert!(hash == [0; 32] || frame.header().previous_hash == hash);
+                            (from, hash, read) = (frame.last_sequence().next(), frame.hash(), read + 1);
+                        }
+                    }
+                    Err(ReadError::Retired { oldest, .. }) => (from, hash, skipped) = (oldest, [0; 32], skipped + 1),
+                    Err(other) => panic!("{other}"),
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            (read, skipped)
+        });
+        let mut stream = Stream::new(1);
+        for _ in 0..200 {
+            assert!(is_durable(&append(&journal, stream.frame(2, 100_000))));
+            // Everything but the last two frames may go: the reader is often too late.
+            let done = Sequence(stream.tail.sequence.0.saturating_sub(4));
+            journal.retain(vec![Need { group: GroupId(1), peer: node(2), done }], Token(0)).unwrap();
+            assert!(matches!(event(&journal), JournalEvent::Retired { .. }));
+        }
+        let (read, skipped) = following.join().unwrap();
+        println!("{read} frames read, {skipped} times too late");
+        assert!(read > 10);
+    });
+}

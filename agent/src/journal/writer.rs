@@ -300,11 +300,13 @@ impl Writer {
             return Err(ChainError::TooManyGroups { group });
         }
         let first = header.first_sequence;
-        let taken = self.taken(group);
-        let queued = taken.queued.iter().find(|held| held.first == first).copied();
+        let taken = self.state.groups.entry(group).or_default();
         let known = taken.known;
+        let queued = || taken.queued.iter().find(|held| held.first == first).copied();
         let durable = || self.shared.index().groups.get(&group)?.holding(first).map(|place| place.held);
-        check(&known, authority, header, &Held::of(header, hash), queued.or_else(durable))
+        // Only a frame that was here before is looked for; the usual one is next.
+        let held = if first <= known.tail.sequence { queued().or_else(durable) } else { None };
+        check(&known, authority, header, &Held::of(header, hash), held)
     }
 
     fn fence(&mut self, group: GroupId, epoch: Epoch) -> Result<(), Failure> {
