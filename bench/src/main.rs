@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 mod journal;
+mod ring;
 
 #[derive(Parser)]
 #[command(about = "Measurements of Understudy, beside the machine's own")]
@@ -17,6 +18,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// Publication into the ring, beside crossbeam's `ArrayQueue` and a plain cross-core ping-pong.
+    Ring(ring::Args),
     /// Time until a frame is durable, beside bare fdatasync.
     Journal {
         /// A directory on the disk to be measured.
@@ -29,6 +32,7 @@ enum Bench {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
+        Bench::Ring(arguments) => ring::run(&arguments)?,
         Bench::Journal { dir, quick } => {
             let (figures, refusal) = journal::measure(&dir, quick)?;
             let report = serde_json::json!({ "journal": figures, "io_uring_refused": refusal });

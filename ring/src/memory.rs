@@ -69,6 +69,15 @@ impl HeapMemory {
             word.store(u32::from(held), Ordering::SeqCst);
         }
     }
+
+    /// Writes any word, as a broken process would: for fuzzing. `at` counts over the whole ring and wraps.
+    pub fn poke(&self, at: usize, change: impl FnOnce(u64) -> u64) {
+        let at = at % self.layout.total;
+        match at.checked_sub(self.layout.data) {
+            Some(word) => self.data[word].set(change(self.data[word].get())),
+            None => self.control[at].store(change(self.control[at].load(Ordering::SeqCst)), Ordering::SeqCst),
+        }
+    }
 }
 
 impl Sealed for HeapMemory {}
