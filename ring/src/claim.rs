@@ -88,23 +88,23 @@ impl<'a> Core<'a> {
             }
             let lap = self.lap(head.index());
             let slot = self.descriptor(head.index());
-            let found = Descriptor(slot.load(Ordering::Acquire));
-            if found == Descriptor::free(lap) {
-                let word = Descriptor::reserved(lap, units, owner);
-                // Free of this lap means that no one has claimed this index, so head is still where it was
-                // loaded: head leaves an index only after its descriptor is reserved.
-                let swapped = if planted("plain_claim") {
-                    slot.store(word.0, Ordering::Release);
-                    true
-                } else {
-                    slot.compare_exchange(found.0, word.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
-                };
-                if swapped {
+            let (free, word) = (Descriptor::free(lap), Descriptor::reserved(lap, units, owner));
+            // Free of this lap means that no one has claimed this index, so head is still where it was loaded: head
+            // leaves an index only after its descriptor is reserved. Swapped without a look first: most of the time
+            // it is free, and loom explores fewer orders of a word that a thread loads before it swaps it.
+            let swapped = if planted("plain_claim") {
+                slot.store(word.0, Ordering::Release);
+                Ok(free.0)
+            } else {
+                slot.compare_exchange(free.0, word.0, Ordering::AcqRel, Ordering::Acquire)
+            };
+            let found = match swapped {
+                Ok(_) => {
                     self.advance_head(head, units);
                     return Ok(Claim { at: head, units, word });
                 }
-                continue;
-            }
+                Err(found) => Descriptor(found),
+            };
             if self.plausible(found, lap) {
                 // Somebody reserved it and has not moved head yet; perhaps never will.
                 if !planted("no_help") {

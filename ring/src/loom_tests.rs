@@ -72,11 +72,30 @@ fn take(core: &Core<'_>, at: Cursor) -> Option<(u64, Cursor)> {
     Some((value, next))
 }
 
+/// Fewest executions of a model that is worth its name. loom remembers one last access of a word, so it can take a
+/// model for done after a single order; such a model passes whatever is wrong.
+const EXECUTIONS_MIN: usize = 4;
+
 fn model(check: impl Fn() + Sync + Send + 'static) {
+    let executions = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&executions);
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = None;
     builder.max_branches = 10_000;
-    builder.check(check);
+    builder.check(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        check();
+    });
+    let executions = executions.load(Ordering::Relaxed);
+    println!("{executions} executions");
+    assert!(executions >= EXECUTIONS_MIN, "the model ran only {executions} times");
+}
+
+/// Runs both at once. The second is on the first thread, which loom runs first: put there what stores, and in the
+/// other what looks, or loom sees too few orders.
+fn at_once<A: 'static, B>(looks: impl FnOnce() -> A + 'static, stores: impl FnOnce() -> B) -> (A, B) {
+    let thread = thread::spawn(looks);
+    let stored = stores();
+    (thread.join().unwrap(), stored)
 }
 
 #[test]
@@ -101,9 +120,7 @@ fn loom_a_record_is_seen_whole_or_not_at_all() {
     model(|| {
         let ring = Arc::new(Ring::new(2, 4));
         let other = Arc::clone(&ring);
-        let thread = thread::spawn(move || other.publish(ONE, 2, 11).unwrap());
-        let seen = take(&ring.core(), Cursor::new(0, 0));
-        thread.join().unwrap();
+        let (seen, _) = at_once(move || take(&other.core(), Cursor::new(0, 0)), || ring.publish(ONE, 2, 11).unwrap());
         if seen.is_none() {
             assert_eq!(take(&ring.core(), Cursor::new(0, 0)).unwrap().0, 11);
         }
@@ -115,28 +132,20 @@ fn loom_released_space_is_written_again_only_after_it_was_read() {
     model(|| {
         // Room for one record: the second needs the consumer's release.
         let ring = Arc::new(Ring::new(2, 2));
+        ring.publish(ONE, 2, 11).unwrap();
         let other = Arc::clone(&ring);
-        let thread = thread::spawn(move || {
-            other.publish(ONE, 2, 11).unwrap();
-            match other.publish(ONE, 2, 22) {
-                Ok(index) => assert_eq!(index, 1),
-                Err(error) => assert_eq!(error, CoreError::Full),
-            }
-        });
         let core = ring.core();
-        let mut at = Cursor::new(0, 0);
-        let mut values = Vec::new();
-        for _ in 0..2 {
-            if let Some((value, next)) = take(&core, at) {
-                values.push(value);
-                at = next;
-            }
+        let (second, first) = at_once(move || other.publish(TWO, 2, 22), || take(&core, Cursor::new(0, 0)));
+        let (value, at) = first.unwrap();
+        let mut values = vec![value];
+        match second {
+            Ok(index) => assert_eq!(index, 1),
+            Err(error) => assert_eq!(error, CoreError::Full),
         }
-        thread.join().unwrap();
-        while let Some((value, next)) = take(&core, at) {
+        if let Some((value, _)) = take(&core, at) {
             values.push(value);
-            at = next;
         }
+        assert_eq!(second.is_ok(), values.len() == 2);
         assert!(values == [11] || values == [11, 22], "{values:?}");
     });
 }
@@ -170,12 +179,14 @@ fn loom_the_consumer_helps_a_dead_producer_against_a_living_one() {
         let dead = Descriptor::reserved(0, 1, Owner { slot: 3, incarnation: 1 });
         ring.core().descriptor(0).store(dead.0, Ordering::Release);
         let other = Arc::clone(&ring);
-        let thread = thread::spawn(move || other.publish(ONE, 1, 11).unwrap());
         let core = ring.core();
         let start = Cursor::new(0, 0);
-        assert!(core.abandon(start, core.look(0)));
-        core.free_to(start, start.after(1));
-        assert_eq!(thread.join().unwrap(), 1);
+        let skip = || {
+            assert!(core.abandon(start, core.look(0)));
+            core.free_to(start, start.after(1));
+        };
+        let (index, ()) = at_once(move || other.publish(ONE, 1, 11).unwrap(), skip);
+        assert_eq!(index, 1);
         assert_eq!(take(&core, start.after(1)).unwrap(), (11, Cursor::new(2, 2)));
         assert_eq!(core.head(), Cursor::new(2, 2));
     });
@@ -186,12 +197,14 @@ fn loom_a_commit_and_an_abandonment_exclude_each_other() {
     model(|| {
         let ring = Arc::new(Ring::new(2, 4));
         let other = Arc::clone(&ring);
-        let thread = thread::spawn(move || other.publish(ONE, 1, 11));
         let core = ring.core();
         let start = Cursor::new(0, 0);
-        let found = core.look(0);
-        let abandoned = found.state() == State::Reserved && core.abandon(start, found);
-        let published = thread.join().unwrap();
+        let abandon = move || {
+            let core = other.core();
+            let found = core.look(0);
+            found.state() == State::Reserved && core.abandon(start, found)
+        };
+        let (abandoned, published) = at_once(abandon, || ring.publish(ONE, 1, 11));
         assert_eq!(published.is_err(), abandoned, "{published:?}");
         assert_eq!(take(&core, start).is_some(), !abandoned);
     });
@@ -207,14 +220,16 @@ fn loom_an_answer_arrives_or_is_refused_never_both() {
         let words = Arc::new(slots());
         let at = Slots { words: &words }.claim(ONE, 0).unwrap();
         let other = Arc::clone(&words);
-        let agent = thread::spawn(move || Slots { words: &other }.answer(at, Status::Durable, &[7; 32]));
         let slots = Slots { words: &words };
-        let got = match slots.collect(at) {
-            Collected::Answer(answer) => Some(answer),
-            Collected::Pending(_) => slots.cancel(at),
-            Collected::Gone => panic!("gone"),
+        let ask = move || {
+            let slots = Slots { words: &other };
+            match slots.collect(at) {
+                Collected::Answer(answer) => Some(answer),
+                Collected::Pending(_) => slots.cancel(at),
+                Collected::Gone => panic!("gone"),
+            }
         };
-        let delivered = agent.join().unwrap();
+        let (got, delivered) = at_once(ask, || slots.answer(at, Status::Durable, &[7; 32]));
         if let Some(answer) = got {
             assert_eq!((answer.status, answer.bytes), (Status::Durable, [7; 32]));
             assert!(delivered);
@@ -249,18 +264,20 @@ fn loom_a_consumer_that_falls_asleep_is_woken() {
         // 0 awake, 1 asleep, as `word::CONSUMER_SLEEPS`.
         let shared = Arc::new((Ring::new(2, 4), AtomicU64::new(0)));
         let other = Arc::clone(&shared);
-        let producer = thread::spawn(move || {
-            other.0.publish(ONE, 1, 11).unwrap();
+        let sleep = move || {
+            other.1.store(1, Ordering::SeqCst);
+            if !planted("no_sleep_fence") {
+                fence(Ordering::SeqCst);
+            }
+            other.0.core().look(0).state() == State::Committed
+        };
+        let publish = || {
+            shared.0.publish(ONE, 1, 11).unwrap();
             // loom orders SeqCst accesses only as AcqRel; the fences say what the accesses of the real code say.
             fence(Ordering::SeqCst);
-            other.1.load(Ordering::SeqCst) != 0
-        });
-        shared.1.store(1, Ordering::SeqCst);
-        if !planted("no_sleep_fence") {
-            fence(Ordering::SeqCst);
-        }
-        let seen = shared.0.core().look(0).state() == State::Committed;
-        let woken = producer.join().unwrap();
+            shared.1.load(Ordering::SeqCst) != 0
+        };
+        let (seen, woken) = at_once(sleep, publish);
         assert!(seen || woken, "asleep with a record in the ring");
     });
 }
