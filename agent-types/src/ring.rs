@@ -918,6 +918,7 @@ mod tests {
     fn the_bucket_of_an_account_never_changes() {
         // A golden value: the agent of a later version must find the accounts that this one marked.
         assert_eq!(gap_bucket(b""), 0x811C ^ 0x9DC5);
-        assert_eq!(gap_bucket(b"u0001@example.test"), gap_bucket(b"u0001@example.test"));
+        // FNV-1a of "foobar" is 0xBF9CF968, from its authors' test vectors.
+        assert_eq!(gap_bucket(b"foobar"), 0xBF9C ^ 0xF968);
     }
 }

@@ -12,6 +12,9 @@ use understudy_types::ring::{FLAG_RETIRED, RECORD_HEADER_BYTES, word};
 pub(crate) const SMALL: Geometry =
     Geometry { data_bytes: 4096, descriptors: 16, completions: 4, producers: 8, intents: 4 };
 
+/// Enough to go round the ring several times; Miri takes a second for what takes the machine a microsecond.
+const ROUNDS: u64 = if cfg!(miri) { 12 } else { 200 };
+
 pub(crate) fn heap() -> Arc<HeapMemory> {
     Arc::new(HeapMemory::new(SMALL.layout().unwrap()))
 }
@@ -37,7 +40,7 @@ fn miri_records_come_out_as_they_went_in_across_the_end_of_the_area() {
     let memory = heap();
     let producer = producer(&memory, 3);
     let mut consumer = consumer(&memory);
-    for round in 0..100_u64 {
+    for round in 0..ROUNDS {
         let payload: Vec<u8> = (0..(round * 37 % 900)).map(|byte| byte as u8).collect();
         let published = producer.publish(&RecordSpec::op(b"ada@example.test", &payload, round)).unwrap();
         assert_eq!(published.index, round);
@@ -102,7 +105,7 @@ fn miri_descriptors_run_out_before_bytes_do() {
     let memory = heap();
     let producer = producer(&memory, 0);
     let mut consumer = consumer(&memory);
-    for round in 0..200_u64 {
+    for round in 0..ROUNDS {
         for _ in 0..16 {
             producer.publish(&RecordSpec::op(b"", b"", 0)).unwrap();
         }
