@@ -93,7 +93,13 @@ fn samples(body_path: &str) -> Vec<Vec<u8>> {
         Op::MessageExpunged { mailbox: guid, uid: 20, guid: text },
         Op::Subscribed { name: name.clone(), snapshot: 0 },
         Op::Unsubscribed { name: name.clone() },
-        Op::AttributeSet { mailbox: Some(guid), private: true, key: "comment".into(), value: Some(vec![65]), snapshot: 0 },
+        Op::AttributeSet {
+            mailbox: Some(guid),
+            private: true,
+            key: "comment".into(),
+            value: Some(vec![65]),
+            snapshot: 0,
+        },
         Op::MailboxUpdated { mailbox, snapshot: 2 },
         Op::MailboxRenamed { guid, old_name: "Work/Sub".into(), new_name: "Work/New".into() },
         Op::MailboxDeleted { guid, name },
@@ -209,4 +215,139 @@ fn damaged_requests_are_refused() {
     let op = Op::Subscribed { name: "still there".into(), snapshot: 0 };
     let outcomes = store(&dovecot).apply("sdbox1", &[ApplyItem { op, body_path: None }]).unwrap();
     assert_eq!(outcomes[0].status, Status::Applied);
+}
+
+/// Values that the format allows and a store may not like: each is answered, and the account can be read afterwards.
+#[test]
+fn strange_values_are_answered() {
+    if skipped("strange_values_are_answered") {
+        return;
+    }
+    let users: Vec<String> = FORMATS.iter().map(|format| format!("{format}1")).collect();
+    let dovecot = start(&users.iter().map(String::as_str).collect::<Vec<_>>());
+    let body_path = Some(bodies(&dovecot).join("body"));
+    std::fs::write(body_path.as_ref().unwrap(), b"Subject: x\n\nbody\n").unwrap();
+    let long = "x".repeat(4096);
+    let deep = "d/".repeat(1500);
+    let names = [
+        "/",
+        "//",
+        "/a",
+        "a/",
+        "a//b",
+        ".",
+        "..",
+        "../../x",
+        "a/../../x",
+        "~",
+        "~root",
+        "~/x",
+        "*",
+        "%",
+        "INBOX/",
+        "inbox",
+        "inbox/x",
+        "INBOX/INBOX",
+        "cur",
+        "new",
+        "tmp",
+        "dbox-Mails",
+        "mailboxes",
+        ".a",
+        "a.b",
+        "\u{fffe}",
+        "\u{10ffff}",
+        "e\u{301}",
+        "&",
+        "&AOQ",
+        "&-",
+        "a\\b",
+        "\"",
+        " ",
+        " a ",
+        "dovecot.index",
+        "subscriptions",
+        &long,
+        &deep,
+    ];
+    let numbers = [1, 0x7fff_ffff, 0x8000_0000, 0xffff_ff00, 0xffff_fff0, 0xffff_fffe, u32::MAX];
+    for user in &users {
+        let mut store = store(&dovecot);
+        let mut ops = Vec::new();
+        for (n, name) in names.iter().enumerate() {
+            let guid = MailboxGuid([u8::try_from(n).unwrap() + 1; 16]);
+            let mailbox = Mailbox { guid, name: (*name).into(), uid_validity: 5, ..Mailbox::default() };
+            let message = Message { mailbox: guid, uid: 1, guid: "g".into(), ..Message::default() };
+            ops.push(Op::MailboxCreated { mailbox: mailbox.clone(), snapshot: 0 });
+            ops.push(Op::MessageSaved { message, snapshot: 0 });
+            ops.push(Op::Subscribed { name: (*name).into(), snapshot: 0 });
+            ops.push(Op::MailboxRenamed { guid, old_name: (*name).into(), new_name: format!("{name}x") });
+            ops.push(Op::MailboxRenamed {
+                guid,
+                old_name: (*name).into(),
+                new_name: names[(n + 1) % names.len()].into(),
+            });
+            ops.push(Op::AttributeSet {
+                mailbox: Some(guid),
+                private: true,
+                key: (*name).chars().take(200).collect(),
+                value: Some(vec![65]),
+                snapshot: 0,
+            });
+            ops.push(Op::MailboxCreated {
+                mailbox: Mailbox { guid: MailboxGuid::default(), directory: true, ..mailbox },
+                snapshot: 0,
+            });
+            ops.push(Op::MailboxDeleted { guid: MailboxGuid::default(), name: (*name).into() });
+        }
+        let guid = MailboxGuid([0xee; 16]);
+        for number in numbers {
+            let wide = u64::from(number) << 32 | u64::from(number);
+            let mailbox = Mailbox {
+                guid,
+                name: "Numbers".into(),
+                uid_validity: number,
+                next_uid: number,
+                highest_modseq: wide,
+                directory: false,
+            };
+            ops.push(Op::MailboxUpdated { mailbox, snapshot: 0 });
+            for date in [wide.cast_signed(), -1, i64::from(i32::MIN), i64::from(u32::MAX), i64::MIN] {
+                let message = Message {
+                    mailbox: guid,
+                    uid: number,
+                    guid: format!("g{number}"),
+                    keywords: vec!["a b".into(), "(".into(), "\\Seen".into(), "x".repeat(1000), "\u{e4}".into()],
+                    received_s: date,
+                    received_tz_minutes: number.cast_signed(),
+                    saved_s: date,
+                    modseq: wide,
+                    ..Message::default()
+                };
+                ops.push(Op::MessageSaved { message, snapshot: 0 });
+            }
+            ops.push(Op::FlagsSet {
+                mailbox: guid,
+                uid: number,
+                guid: String::new(),
+                flags: 1,
+                keywords: vec!["]".into(), "%".into()],
+                modseq: wide,
+            });
+            ops.push(Op::MessageExpunged { mailbox: guid, uid: number, guid: String::new() });
+            ops.push(Op::MailboxDeleted { guid, name: String::new() });
+        }
+        let mut applied = 0;
+        for op in &ops {
+            let body_path = op.blob().is_none().then(|| body_path.clone()).flatten();
+            let outcome = store.apply(user, &[ApplyItem { op: op.clone(), body_path }]);
+            let outcome = outcome.unwrap_or_else(|error| panic!("{user}: {op:?}: {error} {}", dovecot.log()));
+            applied += usize::from(outcome[0].status == Status::Applied);
+        }
+        assert!(applied > 40, "{user}: only {applied} applied");
+        let options = understudy_agent::store::DumpOptions { messages: true, bodies: false };
+        store.dump(user, options, &mut |_| {}).unwrap_or_else(|error| panic!("{user}: {error} {}", dovecot.log()));
+        assert!(!dovecot.dir().join("mail/x").exists() && !dovecot.dir().join("x").exists(), "out of the folder");
+    }
+    assert_alive(&dovecot);
 }
