@@ -17,7 +17,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use check::check;
-pub use model::{Config, NodeRef};
+pub use model::{Cluster, Config, NodeRef};
 pub use path::KeyPath;
 pub use placement::{Group, Placement};
 

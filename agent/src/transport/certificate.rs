@@ -59,9 +59,9 @@ pub fn node_dns_name(cluster: ClusterId, node: NodeId) -> String {
 ///
 /// # Errors
 /// See [`CertificateError`].
-pub fn issue_authority(cluster: ClusterId, valid: Duration, now_wall_ns: u64) -> Result<CertifiedPem, CertificateError> {
+pub fn issue_authority(name: &str, valid: Duration, now_wall_ns: u64) -> Result<CertifiedPem, CertificateError> {
     let key = KeyPair::generate()?;
-    let mut params = params(&format!("understudy cluster {cluster} authority"), valid, now_wall_ns)?;
+    let mut params = params(name, valid, now_wall_ns)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key)?;

@@ -33,7 +33,7 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> Self {
-        let authority = issue_authority(CLUSTER, 24 * HOUR, clock::wall_ns()).expect("an authority");
+        let authority = issue_authority("test", 24 * HOUR, clock::wall_ns()).expect("an authority");
         Self { directory: tempfile::tempdir().expect("a temporary directory"), authority }
     }
 
@@ -290,7 +290,7 @@ fn a_wrong_certificate_is_refused(backend: IoBackend) {
     let second = Node::start(config(backend, 2, world.tls(2), vec![silent_peer(1)]));
     let address = second.handle.local_address();
     // Of an authority that node 2 does not trust.
-    let other = issue_authority(CLUSTER, HOUR, clock::wall_ns()).expect("an authority");
+    let other = issue_authority("test", HOUR, clock::wall_ns()).expect("an authority");
     let stranger = Node::start(config(backend, 1, world.issue(&other, CLUSTER, 1, clock::wall_ns()), vec![peer(2, address)]));
     assert!(matches!(second.rejected(), DownReason::Tls(_)));
     assert!(matches!(stranger.dial_failed(), DownReason::Tls(_)));

@@ -141,9 +141,12 @@ replica_count = {replica_count}
 pub(crate) fn certificates(plan: &Plan, ips: &[&str]) -> Result<()> {
     let pki = plan.home.join("pki");
     std::fs::create_dir_all(&pki)?;
-    cert(Command::new(program()).args(["cert", "ca", "--dir"]).arg(&pki))?;
+    cert(Command::new(program()).args(["cert", "ca", "--out"]).arg(&pki))?;
     for (node, ip) in plan.nodes.iter().zip(ips) {
-        cert(Command::new(program()).args(["cert", "node", &node.name, "--ip", ip, "--dir"]).arg(&pki))?;
+        let mut command = Command::new(program());
+        command.args(["cert", "node", "--node", &node.number.to_string(), "--name", &node.name, "--address", ip]);
+        command.args(["--cluster", &format!("mesh-{}", plan.tag), "--ca"]).arg(&pki).arg("--out").arg(&pki);
+        cert(&mut command)?;
     }
     Ok(())
 }
