@@ -58,8 +58,12 @@ fn log(config: &Agent) -> Result<(), Failure> {
     let base = tracing_subscriber::fmt().with_env_filter(filter).with_target(true);
     let done = match (config.log_format, to_journal) {
         (LogFormat::Json, _) => base.json().with_writer(std::io::stderr).try_init(),
-        (LogFormat::Text, true) => base.without_time().with_level(false).with_ansi(false).with_writer(JournalLevels).try_init(),
-        (LogFormat::Text, false) => base.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).try_init(),
+        (LogFormat::Text, true) => {
+            base.without_time().with_level(false).with_ansi(false).with_writer(JournalLevels).try_init()
+        }
+        (LogFormat::Text, false) => {
+            base.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).try_init()
+        }
     };
     done.map_err(|error| Failure::Other(format!("cannot set up logging: {error}")))
 }

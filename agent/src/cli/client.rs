@@ -53,8 +53,11 @@ impl Client {
     }
 
     fn request<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, Failure> {
-        let answer = self.exchange(method, path, body).map_err(|source| Failure::Unreachable { socket: self.socket.clone(), source })?;
-        let (code, body) = split(&answer).map_err(|why| Failure::Other(format!("the agent's answer to {method} {path} is {why}")))?;
+        let answer = self
+            .exchange(method, path, body)
+            .map_err(|source| Failure::Unreachable { socket: self.socket.clone(), source })?;
+        let (code, body) =
+            split(&answer).map_err(|why| Failure::Other(format!("the agent's answer to {method} {path} is {why}")))?;
         if !(200..300).contains(&code) {
             let said = serde_json::from_slice::<ErrorBody>(body)
                 .map_or_else(|_| String::from_utf8_lossy(body).chars().take(500).collect(), |refused| refused.error);
@@ -136,7 +139,14 @@ mod tests {
         assert_eq!(split(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"), Ok((200, b"{}".as_slice())));
         assert_eq!(split(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}"), Err("cut short"));
         assert!(split(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n").is_err());
-        for junk in [b"".as_slice(), b"\r\n\r\n", b"SSH-2.0\r\n\r\n", b"HTTP/1.1\r\n\r\n", b"HTTP/1.1 2x0 OK\r\n\r\n", b"\xff\xff\r\n\r\n"] {
+        for junk in [
+            b"".as_slice(),
+            b"\r\n\r\n",
+            b"SSH-2.0\r\n\r\n",
+            b"HTTP/1.1\r\n\r\n",
+            b"HTTP/1.1 2x0 OK\r\n\r\n",
+            b"\xff\xff\r\n\r\n",
+        ] {
             assert!(split(junk).is_err());
         }
     }

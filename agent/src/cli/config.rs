@@ -80,7 +80,11 @@ fn check(context: &Context, file: PathBuf, host: bool) -> Result<Exit, Failure> 
         context.print_json(&report)?;
     } else {
         let mut text: String = report.problems.iter().map(|problem| format!("{problem}\n")).collect();
-        text.push_str(&format!("{}: {}\n", report.file.display(), if valid { "can be used" } else { "cannot be used" }));
+        text.push_str(&format!(
+            "{}: {}\n",
+            report.file.display(),
+            if valid { "can be used" } else { "cannot be used" }
+        ));
         output::text(&text)?;
     }
     Ok(if valid { Exit::Fine } else { Exit::Usage })
@@ -104,7 +108,12 @@ fn show(context: &Context, with_origin: bool) -> Result<Exit, Failure> {
     if context.global.json {
         context.print_json(&rows)?;
     } else {
-        let width = rows.iter().map(|row| format!("{} = {}", row.key, row.value).chars().count()).filter(|width| *width <= 72).max().unwrap_or(0);
+        let width = rows
+            .iter()
+            .map(|row| format!("{} = {}", row.key, row.value).chars().count())
+            .filter(|width| *width <= 72)
+            .max()
+            .unwrap_or(0);
         let mut text = String::new();
         for row in &rows {
             let line = format!("{} = {}", row.key, row.value);

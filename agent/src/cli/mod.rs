@@ -23,8 +23,8 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use crate::metrics::COMMIT;
 use crate::config::{ConfigError, FILE_DEFAULT, Loaded, Sources, load};
+pub use crate::metrics::COMMIT;
 use client::Client;
 
 const EXIT_CODES: &str = "\
@@ -52,7 +52,9 @@ pub enum Exit {
 pub enum Failure {
     #[error("{0}")]
     Config(#[from] ConfigError),
-    #[error("no agent answers on `{socket}`: {source}; is it running (`systemctl status understudy`), and may you use the socket?")]
+    #[error(
+        "no agent answers on `{socket}`: {source}; is it running (`systemctl status understudy`), and may you use the socket?"
+    )]
     Unreachable { socket: PathBuf, source: std::io::Error },
     #[error("the agent says: {0}")]
     Agent(String),
@@ -178,11 +180,7 @@ pub fn command() -> clap::Command {
 /// `0.1.0 (commit)`, or `0.1.0` where the build did not know the commit.
 #[must_use]
 pub fn version() -> &'static str {
-    if COMMIT == "unknown" {
-        env!("CARGO_PKG_VERSION")
-    } else {
-        const_format_version()
-    }
+    if COMMIT == "unknown" { env!("CARGO_PKG_VERSION") } else { const_format_version() }
 }
 
 fn const_format_version() -> &'static str {

@@ -14,7 +14,9 @@ use super::Failure;
 /// Standard output is closed.
 pub fn text(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| Failure::Other(format!("cannot print: {error}")))
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::Other(format!("cannot print: {error}")))
 }
 
 /// Prints JSON, indented, with a line end.
@@ -23,7 +25,8 @@ pub fn text(text: &str) -> Result<(), Failure> {
 ///
 /// Standard output is closed.
 pub fn json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
-    let printed = serde_json::to_string_pretty(value).map_err(|error| Failure::Other(format!("cannot be JSON: {error}")))?;
+    let printed =
+        serde_json::to_string_pretty(value).map_err(|error| Failure::Other(format!("cannot be JSON: {error}")))?;
     text(&(printed + "\n"))
 }
 

@@ -14,6 +14,10 @@ pub struct Args {}
 /// No agent answers, or what it read cannot be used; then the old rules stay in force.
 pub fn run(context: &Context, _args: &Args) -> Result<Exit, Failure> {
     let done: Done = context.client()?.post("/v1/reload", &())?;
-    if context.global.json { context.print_json(&done)? } else { output::text(&(done.done + "\n"))? }
+    if context.global.json {
+        context.print_json(&done)?
+    } else {
+        output::text(&(done.done + "\n"))?
+    }
     Ok(Exit::Fine)
 }

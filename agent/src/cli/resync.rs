@@ -18,6 +18,10 @@ pub struct Args {
 /// No agent answers, or it refuses.
 pub fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
     let done: Done = context.client()?.post("/v1/resync", &ResyncRequest { account: args.account.clone() })?;
-    if context.global.json { context.print_json(&done)? } else { output::text(&(done.done + "\n"))? }
+    if context.global.json {
+        context.print_json(&done)?
+    } else {
+        output::text(&(done.done + "\n"))?
+    }
     Ok(Exit::Fine)
 }

@@ -90,13 +90,18 @@ fn in_force(context: &Context, args: &Resolve) -> Result<Vec<RuleRow>, Failure> 
 
 fn render(rows: &[RuleRow]) -> String {
     if rows.is_empty() {
-        return "no account is named by a list, a rule or the placement, and no agent was asked; name accounts\n".to_owned();
+        return "no account is named by a list, a rule or the placement, and no agent was asked; name accounts\n"
+            .to_owned();
     }
     let cells: Vec<_> = rows
         .iter()
         .map(|row| {
             let kinds = if row.kinds.len() == 5 { "all".to_owned() } else { row.kinds.join(",") };
-            let timing = if row.replicate && row.level != "none" { format!("{} after {} ms", row.on_timeout, row.wait_timeout_ms) } else { "-".to_owned() };
+            let timing = if row.replicate && row.level != "none" {
+                format!("{} after {} ms", row.on_timeout, row.wait_timeout_ms)
+            } else {
+                "-".to_owned()
+            };
             let dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
             vec![
                 row.account.clone(),

@@ -39,14 +39,27 @@ pub fn render(status: &Status, args: &Args) -> String {
     let mut out = String::new();
     let node = &status.node;
     let up = |up: bool| if up { "up" } else { "down" };
-    let _ = writeln!(out, "node {} ({}), version {}, up {}", node.name, node.id, node.version, output::seconds(node.uptime_seconds));
+    let _ = writeln!(
+        out,
+        "node {} ({}), version {}, up {}",
+        node.name,
+        node.id,
+        node.version,
+        output::seconds(node.uptime_seconds)
+    );
     let _ = writeln!(out, "{}", if status.healthy { "healthy" } else { "NOT HEALTHY" });
     for reason in &status.reasons {
         let _ = writeln!(out, "  - {reason}");
     }
     let store = &status.store;
     let pid = store.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-    let _ = writeln!(out, "store    {} {}, pid {pid}, {}", store.kind, up(store.up), store.version.as_deref().unwrap_or("replay service does not answer"));
+    let _ = writeln!(
+        out,
+        "store    {} {}, pid {pid}, {}",
+        store.kind,
+        up(store.up),
+        store.version.as_deref().unwrap_or("replay service does not answer")
+    );
     let ring = &status.ring;
     let _ = writeln!(
         out,
@@ -69,7 +82,11 @@ pub fn render(status: &Status, args: &Args) -> String {
         journal.io_backend
     );
     let blobs = &status.blobs;
-    let _ = writeln!(out, "blobs    {}, {} to upload, {} missing, {} damaged", blobs.kind, blobs.uploads_pending, blobs.missing, blobs.damaged);
+    let _ = writeln!(
+        out,
+        "blobs    {}, {} to upload, {} missing, {} damaged",
+        blobs.kind, blobs.uploads_pending, blobs.missing, blobs.damaged
+    );
     let count = |role| status.groups.iter().filter(|group| group.role == role).count();
     let _ = writeln!(out, "groups   active for {}, replica for {}", count(Role::Active), count(Role::Replica));
     for blind in &status.blind {
@@ -84,7 +101,10 @@ pub fn render(status: &Status, args: &Args) -> String {
                 vec![
                     peer.name.clone(),
                     peer.address.clone(),
-                    peer.last_error.as_ref().filter(|_| !peer.connected).map_or_else(|| state.to_owned(), |error| format!("{state}: {error}")),
+                    peer.last_error
+                        .as_ref()
+                        .filter(|_| !peer.connected)
+                        .map_or_else(|| state.to_owned(), |error| format!("{state}: {error}")),
                     peer.lag.operations.to_string(),
                     output::bytes(peer.lag.bytes),
                     output::seconds(peer.lag.seconds),
@@ -92,7 +112,11 @@ pub fn render(status: &Status, args: &Args) -> String {
                 ]
             })
             .collect();
-        let _ = write!(out, "\n{}", output::table(&["PEER", "ADDRESS", "STATE", "LAG OPS", "LAG BYTES", "LAG", "BEAT AGE"], &rows));
+        let _ = write!(
+            out,
+            "\n{}",
+            output::table(&["PEER", "ADDRESS", "STATE", "LAG OPS", "LAG BYTES", "LAG", "BEAT AGE"], &rows)
+        );
     }
     if args.groups {
         let _ = write!(out, "\n{}", groups(status));
@@ -100,7 +124,11 @@ pub fn render(status: &Status, args: &Args) -> String {
     let shown: Vec<_> = status
         .accounts
         .iter()
-        .filter(|account| args.accounts || account.quarantined.is_some() || account.replicas.iter().any(|replica| replica.state != ReplicaState::Equal))
+        .filter(|account| {
+            args.accounts
+                || account.quarantined.is_some()
+                || account.replicas.iter().any(|replica| replica.state != ReplicaState::Equal)
+        })
         .collect();
     let rows: Vec<_> = shown
         .iter()
@@ -109,7 +137,12 @@ pub fn render(status: &Status, args: &Args) -> String {
                 .replicas
                 .iter()
                 .map(|replica| match replica.state {
-                    ReplicaState::Behind => format!("{} behind by {} ({})", replica.node, replica.lag.operations, output::seconds(replica.lag.seconds)),
+                    ReplicaState::Behind => format!(
+                        "{} behind by {} ({})",
+                        replica.node,
+                        replica.lag.operations,
+                        output::seconds(replica.lag.seconds)
+                    ),
                     state => format!("{} {}", replica.node, state_name(state)),
                 })
                 .collect();
@@ -140,12 +173,23 @@ fn groups(status: &Status) -> String {
         .map(|group| {
             let positions = match group.role {
                 Role::Active => {
-                    let peers: Vec<_> = group.peers.iter().map(|peer| format!("{}: {}/{}/{}", peer.name, peer.shipped, peer.acked, peer.applied)).collect();
+                    let peers: Vec<_> = group
+                        .peers
+                        .iter()
+                        .map(|peer| format!("{}: {}/{}/{}", peer.name, peer.shipped, peer.acked, peer.applied))
+                        .collect();
                     format!("captured {} journaled {} {}", group.captured, group.journaled, peers.join(" "))
                 }
                 _ => format!("received {} journaled {} applied {}", group.received, group.journaled, group.applied),
             };
-            vec![group.id.to_string(), role_name(group.role).to_owned(), group.active.clone(), group.replicas.join(","), group.epoch.to_string(), positions]
+            vec![
+                group.id.to_string(),
+                role_name(group.role).to_owned(),
+                group.active.clone(),
+                group.replicas.join(","),
+                group.epoch.to_string(),
+                positions,
+            ]
         })
         .collect();
     output::table(&["GROUP", "ROLE", "ACTIVE", "REPLICAS", "EPOCH", "POSITIONS (shipped/acked/applied)"], &rows)

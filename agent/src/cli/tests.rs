@@ -70,15 +70,24 @@ fn the_example_configuration_can_be_used() {
     assert_eq!(loaded.config.peers.len(), 2);
     // What is commented out is right as well: a `#` before a key, without a blank, is an example to take.
     let text = std::fs::read_to_string(path).unwrap();
-    let lines = text.lines().filter(|line| !line.contains("placement.toml")).map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ') && !rest.is_empty()).unwrap_or(line));
+    let lines = text
+        .lines()
+        .filter(|line| !line.contains("placement.toml"))
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ') && !rest.is_empty()).unwrap_or(line));
     let (_dir, whole) = file(&lines.collect::<Vec<_>>().join("\n"));
     load(&Sources { file: Some(whole.into()), ..Sources::default() }).unwrap();
 }
 
 #[test]
 fn status_shows_what_is_wrong_and_leaves_out_what_is_well() {
-    let replica = |state, operations| ReplicaStatus { node: "b".into(), lag: Lag { operations, bytes: 0, seconds: 1.5 }, state };
-    let account = |name: &str, replica| AccountStatus { name: name.into(), role: Role::Active, replicas: vec![replica], ..AccountStatus::default() };
+    let replica =
+        |state, operations| ReplicaStatus { node: "b".into(), lag: Lag { operations, bytes: 0, seconds: 1.5 }, state };
+    let account = |name: &str, replica| AccountStatus {
+        name: name.into(),
+        role: Role::Active,
+        replicas: vec![replica],
+        ..AccountStatus::default()
+    };
     let mut status = Status { reasons: vec!["b is away".into()], ..Status::default() };
     status.peers.push(PeerStatus { name: "b".into(), last_error: Some("refused".into()), ..PeerStatus::default() });
     status.accounts.push(account("equal@x", replica(ReplicaState::Equal, 0)));

@@ -48,7 +48,9 @@ fn render(results: &[VerifyResult]) -> String {
             let verdict = match (&result.error, result.equal) {
                 (Some(error), _) => format!("not compared: {error}"),
                 (None, true) => "equal".to_owned(),
-                (None, false) => format!("DIFFERS: {}", result.first_difference.as_deref().unwrap_or("the digests differ")),
+                (None, false) => {
+                    format!("DIFFERS: {}", result.first_difference.as_deref().unwrap_or("the digests differ"))
+                }
             };
             let digest: String = result.digest.chars().take(16).collect();
             vec![result.account.clone(), result.replica.clone(), result.position.to_string(), digest, verdict]

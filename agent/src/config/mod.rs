@@ -11,6 +11,7 @@ pub mod model;
 pub mod path;
 pub mod placement;
 mod source;
+mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;

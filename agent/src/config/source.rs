@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use toml::Value;
 use toml::de::{DeTable, DeValue};
@@ -21,19 +22,22 @@ pub(super) struct Setting {
     pub origin: Origin,
 }
 
+/// The key table with its patterns read once.
+static TABLE: LazyLock<Vec<(Vec<PatternStep>, &'static Key)>> =
+    LazyLock::new(|| KEYS.iter().map(|key| (pattern(key.path), key)).collect());
+
 type Values = BTreeMap<KeyPath, (Value, Origin)>;
 
 /// The key that exactly fits, if there is one.
 fn key_of(path: &KeyPath) -> Option<&'static Key> {
-    KEYS.iter().find(|key| path.is(&pattern(key.path)))
+    TABLE.iter().find(|(steps, _)| path.is(steps)).map(|(_, key)| *key)
 }
 
 /// Names and steps that may follow `path`.
 fn steps_after(path: &KeyPath) -> Vec<PatternStep> {
     let mut found = Vec::new();
-    for key in KEYS {
-        let steps = pattern(key.path);
-        if path.0.len() < steps.len() && path.begins(&steps) && !found.contains(&steps[path.0.len()]) {
+    for (steps, _) in TABLE.iter() {
+        if path.0.len() < steps.len() && path.begins(steps) && !found.contains(&steps[path.0.len()]) {
             found.push(steps[path.0.len()]);
         }
     }
@@ -42,7 +46,9 @@ fn steps_after(path: &KeyPath) -> Vec<PatternStep> {
 
 /// Reads the settings of a TOML text.
 pub(super) fn from_file(file: &Path, text: &str, problems: &mut Vec<Problem>) -> Vec<Setting> {
-    let line = |at: usize| text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
+    // Looked up, not counted each time: a placement may name a hundred thousand accounts, one on each line.
+    let ends: Vec<usize> = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect();
+    let line = |at: usize| ends.partition_point(|end| *end < at) + 1;
     let origin = |at: usize| Origin::File { path: file.to_path_buf(), line: line(at) };
     let table = match DeTable::parse(text) {
         Ok(table) => table,

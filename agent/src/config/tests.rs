@@ -272,7 +272,13 @@ fn the_manual_lists_every_key_and_no_other() {
             Default::Is(text) => format!("`{text}`"),
             Default::Under(directory, name) => format!("`{name}` in `{directory}`"),
         };
-        rows.push_str(&format!("| `{}` | {} | {default} | `{}` | {} |\n", key.path, key.kind.describe(), key.sample, key.doc));
+        rows.push_str(&format!(
+            "| `{}` | {} | {default} | `{}` | {} |\n",
+            key.path,
+            key.kind.describe(),
+            key.sample,
+            key.doc
+        ));
     }
     docs::assert_table("docs/configuration.md", &rows);
 }

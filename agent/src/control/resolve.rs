@@ -21,7 +21,11 @@ pub fn row(config: &Config, placement: &Placement, rules: &Rules, account: &str)
         replicas: if resolved.replicate { replicas } else { Vec::new() },
         replicate: resolved.replicate,
         level: resolved.level.to_string(),
-        kinds: if resolved.replicate { resolved.kinds.names().into_iter().map(str::to_owned).collect() } else { Vec::new() },
+        kinds: if resolved.replicate {
+            resolved.kinds.names().into_iter().map(str::to_owned).collect()
+        } else {
+            Vec::new()
+        },
         on_timeout: match resolved.on_timeout {
             OnTimeout::GoOn => "go-on",
             OnTimeout::Refuse => "refuse",

@@ -25,7 +25,9 @@ use crate::metrics::Metrics;
 pub enum ControlError {
     #[error("cannot listen on `{path}` (`agent.admin_socket`): {source}")]
     AdminSocket { path: PathBuf, source: std::io::Error },
-    #[error("cannot listen on `{address}` (`agent.metrics_listen`): {source}; name a free address, or an empty text for none")]
+    #[error(
+        "cannot listen on `{address}` (`agent.metrics_listen`): {source}; name a free address, or an empty text for none"
+    )]
     Metrics { address: String, source: std::io::Error },
     #[error("cannot start the control thread: {0}")]
     Thread(std::io::Error),
@@ -124,7 +126,11 @@ async fn run(
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(Arc::clone(&shared));
     let unix = axum::serve(tokio::net::UnixListener::from_std(unix)?, admin);
-    let public = Router::new().route("/metrics", get(metrics)).route("/healthz", get(healthz)).fallback(nowhere).with_state(shared);
+    let public = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .fallback(nowhere)
+        .with_state(shared);
     match tcp {
         Some(tcp) => {
             let tcp = axum::serve(tokio::net::TcpListener::from_std(tcp)?, public);
@@ -150,10 +156,13 @@ fn failure(code: StatusCode, error: impl Into<String>) -> Response {
 }
 
 /// Runs a call of the node where it may block.
-async fn ask<T: Send + 'static>(shared: Arc<Shared>, call: impl FnOnce(&dyn Admin) -> T + Send + 'static) -> Result<T, Response> {
-    tokio::task::spawn_blocking(move || call(&*shared.admin))
-        .await
-        .map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, format!("the request failed inside the agent: {error}")))
+async fn ask<T: Send + 'static>(
+    shared: Arc<Shared>,
+    call: impl FnOnce(&dyn Admin) -> T + Send + 'static,
+) -> Result<T, Response> {
+    tokio::task::spawn_blocking(move || call(&*shared.admin)).await.map_err(|error| {
+        failure(StatusCode::INTERNAL_SERVER_ERROR, format!("the request failed inside the agent: {error}"))
+    })
 }
 
 fn answer<T: serde::Serialize>(result: Result<T, Response>) -> Response {

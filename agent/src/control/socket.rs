@@ -32,7 +32,8 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(fresh)?;
-    let ready = std::fs::set_permissions(fresh, std::fs::Permissions::from_mode(MODE)).and_then(|()| std::fs::rename(fresh, path));
+    let ready = std::fs::set_permissions(fresh, std::fs::Permissions::from_mode(MODE))
+        .and_then(|()| std::fs::rename(fresh, path));
     if let Err(error) = ready {
         let _ = std::fs::remove_file(fresh);
         return Err(error);

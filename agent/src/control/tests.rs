@@ -4,8 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::model::{AccountStatus, Done, ResyncRequest, Role, RuleRow, Status, VerifyRequest, VerifyResult};
 use super::*;
@@ -16,13 +15,13 @@ use crate::metrics::Metrics;
 
 #[derive(Default)]
 struct Node {
-    sick: AtomicBool,
-    refreshed: AtomicU64,
+    sick: Mutex<bool>,
+    refreshed: Mutex<u64>,
 }
 
 impl Admin for Node {
     fn status(&self, with_accounts: bool) -> Status {
-        let sick = self.sick.load(Ordering::Relaxed);
+        let sick = *self.sick.lock().unwrap();
         let account = AccountStatus { name: "u@x".into(), role: Role::Active, ..AccountStatus::default() };
         Status {
             healthy: !sick,
@@ -37,7 +36,10 @@ impl Admin for Node {
     }
 
     fn verify(&self, accounts: &[String]) -> Vec<VerifyResult> {
-        accounts.iter().map(|account| VerifyResult { account: account.clone(), equal: true, ..VerifyResult::default() }).collect()
+        accounts
+            .iter()
+            .map(|account| VerifyResult { account: account.clone(), equal: true, ..VerifyResult::default() })
+            .collect()
     }
 
     fn resync(&self, account: &str) -> Result<Done, String> {
@@ -53,7 +55,7 @@ impl Admin for Node {
     }
 
     fn refresh_metrics(&self) {
-        self.refreshed.fetch_add(1, Ordering::Relaxed);
+        *self.refreshed.lock().unwrap() += 1;
     }
 }
 
@@ -65,7 +67,10 @@ struct Running {
 }
 
 fn config(socket: &Path, metrics: &str) -> Config {
-    let text = format!("[node]\nid = 1\nname = \"a\"\n[agent]\nadmin_socket = \"{}\"\nmetrics_listen = \"{metrics}\"\n", socket.display());
+    let text = format!(
+        "[node]\nid = 1\nname = \"a\"\n[agent]\nadmin_socket = \"{}\"\nmetrics_listen = \"{metrics}\"\n",
+        socket.display()
+    );
     Config::from_toml(&text).unwrap()
 }
 
@@ -96,7 +101,8 @@ fn the_command_line_and_the_agent_understand_each_other() {
     let status: Status = client.get("/v1/status").unwrap();
     assert!(status.healthy && status.accounts[0].name == "u@x");
     assert!(client.get::<Status>("/v1/status?accounts=false").unwrap().accounts.is_empty());
-    let results: Vec<VerifyResult> = client.post("/v1/verify", &VerifyRequest { accounts: vec!["a".into(), "b".into()] }).unwrap();
+    let results: Vec<VerifyResult> =
+        client.post("/v1/verify", &VerifyRequest { accounts: vec!["a".into(), "b".into()] }).unwrap();
     assert_eq!(results.len(), 2);
     assert_eq!(client.post::<_, Done>("/v1/resync", &ResyncRequest { account: "u@x".into() }).unwrap().done, "begun");
     let quoted = crate::cli::client::quote("ü+&=/@x");
@@ -147,10 +153,13 @@ fn a_dead_agents_socket_is_replaced_and_a_living_ones_is_not() {
 fn the_public_door_has_metrics_and_health_and_nothing_else() {
     let running = running();
     let page = public(&running, "/metrics");
-    assert!(page.starts_with("HTTP/1.1 200") && page.contains(crate::metrics::CONTENT_TYPE) && page.ends_with("# EOF\n"), "{page}");
-    assert_eq!(running.node.refreshed.load(Ordering::Relaxed), 1);
+    assert!(
+        page.starts_with("HTTP/1.1 200") && page.contains(crate::metrics::CONTENT_TYPE) && page.ends_with("# EOF\n"),
+        "{page}"
+    );
+    assert_eq!(*running.node.refreshed.lock().unwrap(), 1);
     assert!(public(&running, "/healthz").contains("fine"));
-    running.node.sick.store(true, Ordering::Relaxed);
+    *running.node.sick.lock().unwrap() = true;
     let sick = public(&running, "/healthz");
     assert!(sick.starts_with("HTTP/1.1 503") && sick.contains("the journal has failed"), "{sick}");
     for path in ["/v1/status", "/v1/top", "/v1/rules"] {
@@ -161,7 +170,10 @@ fn the_public_door_has_metrics_and_health_and_nothing_else() {
 #[test]
 fn hostile_requests_are_refused_and_the_next_is_served() {
     let running = running();
-    let too_large = format!("POST /v1/verify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", REQUEST_BYTES_MAX + 1);
+    let too_large = format!(
+        "POST /v1/verify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        REQUEST_BYTES_MAX + 1
+    );
     let huge_head = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(1 << 20));
     let requests: [&[u8]; 6] = [
         b"\x00\xff\xfe garbage\r\n\r\n",
@@ -190,9 +202,12 @@ fn the_names_of_the_status_are_a_contract() {
     let mut status = Status::default();
     status.accounts.push(AccountStatus { replicas: vec![model::ReplicaStatus::default()], ..AccountStatus::default() });
     status.peers.push(model::PeerStatus::default());
-    status.groups.push(model::GroupStatus { peers: vec![model::GroupPeerStatus::default()], ..model::GroupStatus::default() });
+    status
+        .groups
+        .push(model::GroupStatus { peers: vec![model::GroupPeerStatus::default()], ..model::GroupStatus::default() });
     let value = serde_json::to_value(&status).unwrap();
-    let names = |at: &str| value.pointer(at).unwrap().as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+    let names =
+        |at: &str| value.pointer(at).unwrap().as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(names(""), "accounts blind blobs groups healthy journal node peers reasons ring store");
     assert_eq!(names("/node"), "cluster id name pid uptime_seconds version");
     assert_eq!(names("/ring"), "capacity_bytes dropped_total fill_bytes gaps path producers records_total");
@@ -202,5 +217,8 @@ fn the_names_of_the_status_are_a_contract() {
     assert_eq!(names("/peers/0"), "address beat_age_seconds connected id lag last_error name sent_bytes_total");
     assert_eq!(names("/groups/0/peers/0"), "acked applied name resync_needed shipped");
     let state = |state: model::ReplicaState| serde_json::to_value(state).unwrap();
-    assert_eq!((state(model::ReplicaState::Equal), state(model::ReplicaState::ResyncNeeded)), ("equal".into(), "resync-needed".into()));
+    assert_eq!(
+        (state(model::ReplicaState::Equal), state(model::ReplicaState::ResyncNeeded)),
+        ("equal".into(), "resync-needed".into())
+    );
 }

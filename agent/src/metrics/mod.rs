@@ -149,20 +149,32 @@ impl Metrics {
         let b = &mut book;
         let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT)]);
         b.0.register("build", "Version and commit of the agent", build);
-        let io_backend_info = b.plain("io_backend_info", "How a part reaches disk or network; always 1", Family::default());
-        let start_time = b.seconds("process_start_time", "When the agent started, since the Unix epoch", FloatGauge::default());
+        let io_backend_info =
+            b.plain("io_backend_info", "How a part reaches disk or network; always 1", Family::default());
+        let start_time =
+            b.seconds("process_start_time", "When the agent started, since the Unix epoch", FloatGauge::default());
         let store_up = b.plain("store_up", "1 while the store's first process lives", Gauge::default());
         let replay_up = b.plain("store_replay_up", "1 while the store's replay service answers", Gauge::default());
         let groups = b.plain("groups", "Groups by the role of this node", Family::default());
         let accounts = b.plain("accounts", "Accounts that were seen, by the role of this node", Family::default());
 
-        let capture_records =
-            b.plain("capture_records", "Records taken from the ring, by kind and by what became of them", Family::default());
-        let capture_malformed = b.plain("capture_malformed_records", "Records that were refused as malformed", Counter::default());
-        let capture_dropped =
-            b.plain("capture_dropped_records", "Records that the store dropped because the ring was full", Counter::default());
-        let capture_gaps =
-            b.plain("capture_gaps", "Accounts that were marked for comparison because something was not captured", Counter::default());
+        let capture_records = b.plain(
+            "capture_records",
+            "Records taken from the ring, by kind and by what became of them",
+            Family::default(),
+        );
+        let capture_malformed =
+            b.plain("capture_malformed_records", "Records that were refused as malformed", Counter::default());
+        let capture_dropped = b.plain(
+            "capture_dropped_records",
+            "Records that the store dropped because the ring was full",
+            Counter::default(),
+        );
+        let capture_gaps = b.plain(
+            "capture_gaps",
+            "Accounts that were marked for comparison because something was not captured",
+            Counter::default(),
+        );
         let ring_fill = b.bytes("ring_fill", "Bytes of the ring that are in use", Gauge::default());
         let ring_capacity = b.bytes("ring_capacity", "Bytes of the ring's data area", Gauge::default());
         let ring_producers = b.plain("ring_producers", "Processes that have the ring open", Gauge::default());
@@ -176,18 +188,25 @@ impl Metrics {
         let journal_size = b.bytes("journal_size", "Space that the journal's segments take", Gauge::default());
         let journal_limit = b.bytes("journal_limit", "Space that the journal may take", Gauge::default());
         let journal_segments = b.plain("journal_segments", "Segments of the journal", Gauge::default());
-        let journal_fsync =
-            b.seconds("journal_fsync", "From the submission of a write to the return of its fdatasync", seconds_histogram());
-        let journal_failed = b.plain("journal_failed", "1 when the journal has failed and takes nothing any more", Gauge::default());
+        let journal_fsync = b.seconds(
+            "journal_fsync",
+            "From the submission of a write to the return of its fdatasync",
+            seconds_histogram(),
+        );
+        let journal_failed =
+            b.plain("journal_failed", "1 when the journal has failed and takes nothing any more", Gauge::default());
 
         let acks = b.plain("acks", "Acknowledgements to the store, by what was answered", Family::default());
-        let ack_wait = b.seconds("ack_wait", "From the capture of an operation to its acknowledgement", seconds_histogram());
+        let ack_wait =
+            b.seconds("ack_wait", "From the capture of an operation to its acknowledgement", seconds_histogram());
 
         let peer_connected = b.plain("peer_connected", "1 while the peer is connected", Family::default());
         let peer_connects = b.plain("peer_connects", "Connections to the peer that were made", Family::default());
         let peer_sent = b.bytes("peer_sent", "Frames that were sent to the peer", Family::default());
-        let peer_shipped = b.plain("peer_shipped_operations", "Operations that were sent to the peer", Family::default());
-        let peer_acked = b.plain("peer_acked_operations", "Operations that the peer has in its journal", Family::default());
+        let peer_shipped =
+            b.plain("peer_shipped_operations", "Operations that were sent to the peer", Family::default());
+        let peer_acked =
+            b.plain("peer_acked_operations", "Operations that the peer has in its journal", Family::default());
         let peer_lag_operations =
             b.plain("peer_lag_operations", "Operations that the peer's store does not have yet", Family::default());
         let peer_lag_bytes = b.bytes("peer_lag", "Frames that the peer does not have yet", Family::default());
@@ -197,37 +216,58 @@ impl Metrics {
         let peer_resync_groups =
             b.plain("peer_resync_needed_groups", "Groups that the peer must copy anew", Family::default());
 
-        let received_operations = b.plain("received_operations", "Operations that came from the peer", Family::default());
-        let applied_operations =
-            b.plain("applied_operations", "Operations that were replayed, by kind and by what became of them", Family::default());
+        let received_operations =
+            b.plain("received_operations", "Operations that came from the peer", Family::default());
+        let applied_operations = b.plain(
+            "applied_operations",
+            "Operations that were replayed, by kind and by what became of them",
+            Family::default(),
+        );
         let apply = b.seconds("apply", "Time that the store took for one request of the replay", seconds_histogram());
         let quarantined_accounts =
             b.plain("quarantined_accounts", "Accounts whose operations are set aside on this node", Gauge::default());
         let resyncs = b.plain("resyncs", "Resyncs of accounts, by how they ended", Family::default());
 
-        let blob_puts = b.plain("blob_puts", "Bodies that were put into central storage, by outcome", Family::default());
-        let blob_gets = b.plain("blob_gets", "Bodies that were read from central storage, by outcome", Family::default());
+        let blob_puts =
+            b.plain("blob_puts", "Bodies that were put into central storage, by outcome", Family::default());
+        let blob_gets =
+            b.plain("blob_gets", "Bodies that were read from central storage, by outcome", Family::default());
         let blob_put = b.seconds("blob_put", "Time to put one body into central storage", seconds_histogram());
-        let blob_uploads_pending =
-            b.plain("blob_uploads_pending", "Bodies in the spool that are not in central storage yet", Gauge::default());
-        let blobs_missing =
-            b.plain("blobs_missing", "Bodies that an operation names and central storage does not have", Gauge::default());
+        let blob_uploads_pending = b.plain(
+            "blob_uploads_pending",
+            "Bodies in the spool that are not in central storage yet",
+            Gauge::default(),
+        );
+        let blobs_missing = b.plain(
+            "blobs_missing",
+            "Bodies that an operation names and central storage does not have",
+            Gauge::default(),
+        );
         let blobs_damaged =
             b.plain("blobs_damaged", "Bodies in central storage that do not match their name", Gauge::default());
 
         let probe_up = b.plain("probe_up", "1 while the kernel programs run", Gauge::default());
         let probe_calls = b.plain("probe_calls", "Calls that the probe saw end", Family::default());
         let probe_errors = b.plain("probe_errors", "Calls that failed, by error", Family::default());
-        let probe_latency =
-            b.seconds("probe_latency", "Latency of the last interval, by quantile (1 is the longest)", Family::default());
-        let probe_oldest = b.seconds("probe_oldest_in_flight", "Age of the oldest call that has not ended", Family::default());
-        let probe_lost = b.plain("probe_lost_events", "Events that the kernel programs could not record", Family::default());
-        let probe_oom_kills = b.plain("probe_oom_kills", "Processes of the store that the kernel killed for memory", Counter::default());
+        let probe_latency = b.seconds(
+            "probe_latency",
+            "Latency of the last interval, by quantile (1 is the longest)",
+            Family::default(),
+        );
+        let probe_oldest =
+            b.seconds("probe_oldest_in_flight", "Age of the oldest call that has not ended", Family::default());
+        let probe_lost =
+            b.plain("probe_lost_events", "Events that the kernel programs could not record", Family::default());
+        let probe_oom_kills =
+            b.plain("probe_oom_kills", "Processes of the store that the kernel killed for memory", Counter::default());
         let probe_exits = b.plain("probe_exits", "Processes of the store that ended, by how", Family::default());
         let pressure_stalled =
             b.seconds("pressure_stalled", "Time stalled for a resource, as the kernel counts it", Family::default());
-        let pressure_ratio =
-            b.plain("pressure_stalled_ratio", "Share of the last 10 seconds that was stalled for a resource", Family::default());
+        let pressure_ratio = b.plain(
+            "pressure_stalled_ratio",
+            "Share of the last 10 seconds that was stalled for a resource",
+            Family::default(),
+        );
 
         let beats_sent = b.plain("beats_sent", "Beats that were sent", Counter::default());
         let beats_received = b.plain("beats_received", "Beats that came from the peer", Family::default());

@@ -16,7 +16,9 @@ fn full_page() -> String {
     for family in [&m.acks, &m.resyncs, &m.probe_lost, &m.probe_exits] {
         family.get_or_create(&Outcome::new("x")).inc();
     }
-    for family in [&m.peer_connects, &m.peer_sent, &m.peer_shipped, &m.peer_acked, &m.received_operations, &m.beats_received] {
+    for family in
+        [&m.peer_connects, &m.peer_sent, &m.peer_shipped, &m.peer_acked, &m.received_operations, &m.beats_received]
+    {
         family.get_or_create(&Peer::new("mail2")).inc();
     }
     for family in [&m.peer_connected, &m.peer_lag_operations, &m.peer_lag_bytes, &m.peer_resync_groups] {
@@ -86,10 +88,12 @@ fn every_family_has_help_type_base_unit_and_the_right_suffix() {
         assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{name}");
         assert!(family.help.len() > 10 && family.help.ends_with('.'), "{name}: {}", family.help);
         assert!(family.samples > 0, "{name} has no sample: add it to full_page()");
-        for suffix in ["_ms", "_us", "_ns", "_millis", "_kb", "_mb", "_percent", "_count", "_sum", "_bucket", "_total"] {
+        for suffix in ["_ms", "_us", "_ns", "_millis", "_kb", "_mb", "_percent", "_count", "_sum", "_bucket", "_total"]
+        {
             assert!(!name.ends_with(suffix), "{name}: {suffix} is no base unit or is added by the format");
         }
-        let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with('#') && line.starts_with(name.as_str())).collect();
+        let samples: Vec<&str> =
+            page.lines().filter(|line| !line.starts_with('#') && line.starts_with(name.as_str())).collect();
         match family.kind.as_str() {
             "counter" => assert!(samples.iter().any(|line| line.starts_with(&format!("{name}_total"))), "{name}"),
             "histogram" => assert!(samples.iter().any(|line| line.starts_with(&format!("{name}_bucket"))), "{name}"),
@@ -121,7 +125,11 @@ fn the_manual_lists_every_metric_and_no_other() {
     for (name, family) in parse(&page) {
         let labels: BTreeSet<&str> = page
             .lines()
-            .filter(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name}_total{{")) || line.starts_with(&format!("{name}_info{{")))
+            .filter(|line| {
+                line.starts_with(&format!("{name}{{"))
+                    || line.starts_with(&format!("{name}_total{{"))
+                    || line.starts_with(&format!("{name}_info{{"))
+            })
             .filter_map(|line| line.split_once('{')?.1.split_once('}'))
             .flat_map(|(labels, _)| labels.split(','))
             .filter_map(|pair| pair.split_once('=').map(|(label, _)| label))

@@ -81,7 +81,9 @@ pub(super) fn ask(program: &str, args: &[&str]) -> Result<String, String> {
     });
     for _ in 0..STEPS_MAX {
         match child.try_wait() {
-            Ok(Some(status)) if status.success() => return reader.join().map_err(|_| format!("`{program}` cannot be read")),
+            Ok(Some(status)) if status.success() => {
+                return reader.join().map_err(|_| format!("`{program}` cannot be read"));
+            }
             Ok(Some(status)) => return Err(format!("`{program}` failed: {status}")),
             Ok(None) => std::thread::sleep(STEP),
             Err(error) => return Err(format!("`{program}`: {error}")),

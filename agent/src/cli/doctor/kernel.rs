@@ -14,7 +14,14 @@ const MEMLOCK_BYTES_MIN: u64 = 8 << 20;
 /// Open files: connections, segments, blobs, and the store's workers.
 const FILES_MIN: u64 = 4096;
 
-const CAPABILITIES: &[(u32, &str)] = &[(12, "CAP_NET_ADMIN"), (14, "CAP_IPC_LOCK"), (21, "CAP_SYS_ADMIN"), (23, "CAP_SYS_NICE"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+const CAPABILITIES: &[(u32, &str)] = &[
+    (12, "CAP_NET_ADMIN"),
+    (14, "CAP_IPC_LOCK"),
+    (21, "CAP_SYS_ADMIN"),
+    (23, "CAP_SYS_NICE"),
+    (38, "CAP_PERFMON"),
+    (39, "CAP_BPF"),
+];
 
 pub(super) fn findings(host: &Host) -> Vec<Finding> {
     let mut findings = vec![version(host), btf(host), bpf(host), tracefs(host), io_uring(host)];
@@ -31,7 +38,11 @@ fn version(host: &Host) -> Finding {
     let release = host.read("/proc/sys/kernel/osrelease").unwrap_or_default();
     match parse_release(&release) {
         Some(found) if found >= KERNEL_MIN => Finding::fine(CHECK, format!("Linux {release}")),
-        Some(_) => Finding::limited(CHECK, format!("Linux {release} is too old for the kernel programs"), "run Linux 5.8 or later"),
+        Some(_) => Finding::limited(
+            CHECK,
+            format!("Linux {release} is too old for the kernel programs"),
+            "run Linux 5.8 or later",
+        ),
         None => Finding::limited(CHECK, "the kernel's version cannot be read", "mount /proc"),
     }
 }
@@ -74,7 +85,14 @@ fn bpf(host: &Host) -> Finding {
         Err(error) => Some(format!("the kernel refuses bpf(): {}", deepest(&error))),
     };
     match refused {
-        None => Finding::fine(CHECK, format!("a program can be loaded (uid {}, {})", nix::unistd::geteuid(), if held.is_empty() { "no capabilities".to_owned() } else { held.join(" ") })),
+        None => Finding::fine(
+            CHECK,
+            format!(
+                "a program can be loaded (uid {}, {})",
+                nix::unistd::geteuid(),
+                if held.is_empty() { "no capabilities".to_owned() } else { held.join(" ") }
+            ),
+        ),
         Some(why) => {
             let remedy = if !(has("CAP_SYS_ADMIN") || (has("CAP_BPF") && has("CAP_PERFMON"))) {
                 "run as root, or give the agent CAP_BPF and CAP_PERFMON (`AmbientCapabilities=` of its unit)"
@@ -98,8 +116,14 @@ fn deepest(error: &dyn std::error::Error) -> String {
 /// of their kind need it and administrators look for it.
 fn tracefs(host: &Host) -> Finding {
     const CHECK: &str = "tracefs";
-    let mounted = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].into_iter().find(|path| host.exists(&format!("{path}/events")));
-    Finding::fine(CHECK, mounted.map_or_else(|| "not mounted, and not needed: the programs are raw tracepoints".to_owned(), str::to_owned))
+    let mounted = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
+        .into_iter()
+        .find(|path| host.exists(&format!("{path}/events")));
+    Finding::fine(
+        CHECK,
+        mounted
+            .map_or_else(|| "not mounted, and not needed: the programs are raw tracepoints".to_owned(), str::to_owned),
+    )
 }
 
 fn io_uring(host: &Host) -> Finding {
@@ -117,9 +141,14 @@ fn io_uring(host: &Host) -> Finding {
                 ("RECV", io_uring::opcode::Recv::CODE),
             ];
             if ring.submitter().register_probe(&mut probe).is_err() {
-                return Finding::limited(CHECK, format!("opcodes cannot be asked for; {WITHOUT}"), "run Linux 5.10 or later");
+                return Finding::limited(
+                    CHECK,
+                    format!("opcodes cannot be asked for; {WITHOUT}"),
+                    "run Linux 5.10 or later",
+                );
             }
-            let missing: Vec<&str> = need.iter().filter(|(_, code)| !probe.is_supported(*code)).map(|(name, _)| *name).collect();
+            let missing: Vec<&str> =
+                need.iter().filter(|(_, code)| !probe.is_supported(*code)).map(|(name, _)| *name).collect();
             return if missing.is_empty() {
                 Finding::fine(CHECK, "a ring can be made, with every opcode that is needed")
             } else {
@@ -135,10 +164,16 @@ fn io_uring(host: &Host) -> Finding {
         ),
         (Some(libc::EPERM | libc::EACCES), _) => (
             "a seccomp filter or SELinux refuses io_uring_setup".to_owned(),
-            "allow io_uring_setup, io_uring_enter, io_uring_register in the profile of the service or container".to_owned(),
+            "allow io_uring_setup, io_uring_enter, io_uring_register in the profile of the service or container"
+                .to_owned(),
         ),
-        (Some(libc::ENOSYS), _) => ("this kernel has no io_uring, or a seccomp filter hides it".to_owned(), "run Linux 5.10 or later".to_owned()),
-        (Some(libc::ENOMEM), _) => ("too little memory may be locked".to_owned(), "raise `LimitMEMLOCK=` of the unit".to_owned()),
+        (Some(libc::ENOSYS), _) => (
+            "this kernel has no io_uring, or a seccomp filter hides it".to_owned(),
+            "run Linux 5.10 or later".to_owned(),
+        ),
+        (Some(libc::ENOMEM), _) => {
+            ("too little memory may be locked".to_owned(), "raise `LimitMEMLOCK=` of the unit".to_owned())
+        }
         _ => (error.to_string(), String::new()),
     };
     Finding::limited(CHECK, format!("{why}; {WITHOUT}"), remedy)
@@ -146,14 +181,19 @@ fn io_uring(host: &Host) -> Finding {
 
 fn pressure(host: &Host) -> Vec<Finding> {
     const CHECK: &str = "psi";
-    let unreadable: Vec<&str> =
-        ["cpu", "io", "memory"].into_iter().filter(|name| host.read(&format!("/proc/pressure/{name}")).is_err()).collect();
+    let unreadable: Vec<&str> = ["cpu", "io", "memory"]
+        .into_iter()
+        .filter(|name| host.read(&format!("/proc/pressure/{name}")).is_err())
+        .collect();
     if unreadable.is_empty() {
         return vec![Finding::fine(CHECK, "/proc/pressure: cpu, io, memory")];
     }
     vec![Finding::limited(
         CHECK,
-        format!("/proc/pressure: {} cannot be read: the agent does not see that the node is short of them", unreadable.join(", ")),
+        format!(
+            "/proc/pressure: {} cannot be read: the agent does not see that the node is short of them",
+            unreadable.join(", ")
+        ),
         "boot with `psi=1`, on a kernel with CONFIG_PSI=y",
     )]
 }
@@ -194,7 +234,9 @@ fn files() -> Finding {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, _)) if soft >= FILES_MIN => Finding::fine(CHECK, format!("limit {soft}")),
         Ok((soft, hard)) if hard >= FILES_MIN => Finding::fine(CHECK, format!("limit {soft}, may be raised to {hard}")),
-        Ok((soft, _)) => Finding::limited(CHECK, format!("at most {soft} files may be open"), "set `LimitNOFILE=65536` in the unit"),
+        Ok((soft, _)) => {
+            Finding::limited(CHECK, format!("at most {soft} files may be open"), "set `LimitNOFILE=65536` in the unit")
+        }
         Err(error) => Finding::limited(CHECK, format!("the limit cannot be read: {error}"), ""),
     }
 }
@@ -210,7 +252,13 @@ fn clock(host: &Host) -> Finding {
         );
     }
     let named = |source: String| if source.is_empty() { "unknown".to_owned() } else { source };
-    let keepers = ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/ntpd.pid", "/var/run/ntpd.pid", "/run/ntpsec/ntpd.pid"];
+    let keepers = [
+        "/run/systemd/timesync/synchronized",
+        "/run/chrony/chronyd.pid",
+        "/run/ntpd.pid",
+        "/var/run/ntpd.pid",
+        "/run/ntpsec/ntpd.pid",
+    ];
     match keepers.iter().find(|path| host.exists(path)) {
         Some(keeper) => Finding::fine(CHECK, format!("source {}, kept by what left {keeper}", named(source))),
         None => Finding::limited(

@@ -107,7 +107,11 @@ fn configuration(context: &Context) -> (Option<Config>, Vec<Finding>) {
             (Some(loaded.config), findings)
         }
         Err(failure) => {
-            let findings = failure.to_string().lines().map(|line| Finding::problem(CHECK, line, "see `understudy config check`")).collect();
+            let findings = failure
+                .to_string()
+                .lines()
+                .map(|line| Finding::problem(CHECK, line, "see `understudy config check`"))
+                .collect();
             (None, findings)
         }
     }
@@ -130,7 +134,12 @@ pub fn render(findings: &[Finding]) -> String {
         }
     }
     let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
-    text.push_str(&format!("{} fine, {} limited, {} problems\n", count(Verdict::Fine), count(Verdict::Limited), count(Verdict::Problem)));
+    text.push_str(&format!(
+        "{} fine, {} limited, {} problems\n",
+        count(Verdict::Fine),
+        count(Verdict::Limited),
+        count(Verdict::Problem)
+    ));
     text
 }
 

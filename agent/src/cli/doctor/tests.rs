@@ -90,5 +90,10 @@ fn a_program_that_is_not_there_or_fails_is_an_answer() {
 fn the_report_names_each_problem_with_its_remedy() {
     let findings = vec![Finding::fine("a", "well"), Finding::problem("bcd", "ill", "take this")];
     let text = render(&findings);
-    assert!(text.contains("PROBLEM  bcd  ill\n") && text.contains("remedy: take this") && text.ends_with("1 fine, 0 limited, 1 problems\n"), "{text}");
+    assert!(
+        text.contains("PROBLEM  bcd  ill\n")
+            && text.contains("remedy: take this")
+            && text.ends_with("1 fine, 0 limited, 1 problems\n"),
+        "{text}"
+    );
 }
