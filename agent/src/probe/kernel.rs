@@ -11,7 +11,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::RawTracePoint;
 use aya::{Ebpf, EbpfLoader};
-use serde::{Deserialize, Serialize};
 use understudy_types::probe::{
     BLOCK_STATE_BYTES, BlockState, DEVICES_MAX, ERRNOS, Event, EventKind, HISTOGRAM_WORDS, LAYOUT_VERSION, Lost, ROWS,
     Row, TASK_STATE_BYTES, TaskState,
@@ -19,76 +18,14 @@ use understudy_types::probe::{
 
 use super::btf::{Btf, kernel_offsets};
 use super::histogram::{Words, between};
+use super::hooks::{
+    BUILD_REMEDY, Capability, FOLLOWS, HOOKS, KERNEL_REMEDY, Needs, PERMISSION_REMEDY, SIGNALS, is_used,
+};
 use super::sample::{LostCounts, RowSample};
 use super::syscalls;
 
-/// Whether one hook is in use, and if not, why and what to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Capability {
-    /// Name of the tracepoint, or `object`, `permission`, `type information`.
-    pub hook: String,
-    /// In use.
-    pub ok: bool,
-    /// Why not; empty when it is in use.
-    pub reason: String,
-    /// What the administrator can do; empty when it is in use.
-    pub remedy: String,
-}
-
-impl Capability {
-    fn fine(hook: &str) -> Self {
-        Self { hook: hook.to_owned(), ok: true, reason: String::new(), remedy: String::new() }
-    }
-
-    pub(super) fn missing(hook: &str, reason: impl Into<String>, remedy: &str) -> Self {
-        Self { hook: hook.to_owned(), ok: false, reason: reason.into(), remedy: remedy.to_owned() }
-    }
-}
-
-/// What one hook needs besides permission.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Needs {
-    Nothing,
-    TaskFields,
-    BlockFields,
-}
-
-/// Every hook, what it needs, and what cannot be seen without it.
-///
-/// Order: what follows and ends processes comes first, so that no tracked process escapes once calls are measured.
-const HOOKS: &[(&str, Needs, &str)] = &[
-    ("sched_process_fork", Needs::TaskFields, "children younger than one second"),
-    ("sched_process_exit", Needs::TaskFields, "exits of store processes"),
-    ("sys_enter", Needs::Nothing, "system calls"),
-    ("sys_exit", Needs::Nothing, "system calls"),
-    ("sched_switch", Needs::TaskFields, "run-queue delay and time off the processor"),
-    ("sched_wakeup", Needs::TaskFields, "run-queue delay after a wake-up"),
-    ("sched_wakeup_new", Needs::TaskFields, "run-queue delay of new processes"),
-    ("signal_generate", Needs::TaskFields, "signals to store processes"),
-    ("mark_victim", Needs::TaskFields, "memory kills"),
-    ("block_rq_complete", Needs::BlockFields, "block-request latency and errors"),
-    ("block_rq_issue", Needs::BlockFields, "block-request latency and errors"),
-];
-
-/// Signals that are reported when raised for the store: those that end a process unless handled, except the ones
-/// a mail store uses among its own processes all day (HUP, INT, PIPE, ALRM, USR1, USR2, CHLD).
-const SIGNALS: &[i32] = &[
-    libc::SIGKILL,
-    libc::SIGTERM,
-    libc::SIGQUIT,
-    libc::SIGSEGV,
-    libc::SIGBUS,
-    libc::SIGABRT,
-    libc::SIGILL,
-    libc::SIGFPE,
-    libc::SIGSYS,
-    libc::SIGXFSZ,
-    libc::SIGXCPU,
-];
-
-const BUILD_REMEDY: &str = "run `cargo xtask build`, or install a package that carries the kernel programs";
-const PERMISSION_REMEDY: &str = "run the agent as root or with CAP_BPF and CAP_PERFMON";
-const KERNEL_REMEDY: &str = "use Linux 5.18 or later with CONFIG_BPF_EVENTS and CONFIG_DEBUG_INFO_BTF";
+/// Link of the name space that the kernel programs count processes in; fixed by the kernel (PROC_PID_INIT_INO).
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// A cumulative reading of every row.
 #[derive(Clone)]
@@ -111,6 +48,7 @@ pub struct KernelProbe {
     before: Rows,
     cost_before: (u64, u64),
     map_bytes: u64,
+    follows_children: bool,
     /// Keeps the kernel's own accounting on while it is open.
     _statistics: Option<OwnedFd>,
 }
@@ -125,6 +63,12 @@ impl KernelProbe {
             let reason = "built without kernel programs";
             capabilities.push(Capability::missing("object", reason, BUILD_REMEDY));
             return Err(format!("{reason}: {BUILD_REMEDY}"));
+        }
+        let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        if namespace.to_string_lossy() != FIRST_PID_NAMESPACE {
+            let reason = "process ids of this name space are not the kernel programs' own";
+            capabilities.push(Capability::missing("process ids", reason, "run the agent outside of a PID name space"));
+            return Err(reason.to_owned());
         }
         let found = kernel_offsets(&Btf::of_kernel());
         match &found.task_fields {
@@ -152,21 +96,23 @@ impl KernelProbe {
             capabilities.push(Capability::missing("object", reason, BUILD_REMEDY));
         })?;
         let map_bytes = programs.maps().filter_map(|(_, map)| map_fd(map)).map(locked_bytes).sum();
-        for (hook, needs, _) in HOOKS {
-            let fields = match needs {
+        for hook in HOOKS {
+            let fields = match hook.needs {
                 Needs::Nothing => &Ok(()),
                 Needs::TaskFields => &found.task_fields,
                 Needs::BlockFields => &found.block_fields,
             };
-            capabilities.push(match fields.clone().and_then(|()| attach(&mut programs, hook)) {
-                Ok(()) => Capability::fine(hook),
+            let ready = hook.after.is_empty() || is_used(capabilities, hook.after);
+            let ready = if ready { fields.clone() } else { Err(format!("of no use without `{}`", hook.after)) };
+            capabilities.push(match ready.and_then(|()| attach(&mut programs, hook.name)) {
+                Ok(()) => Capability::fine(hook.name),
                 Err(reason) => {
                     let remedy = if reason.contains("ermitted") { PERMISSION_REMEDY } else { KERNEL_REMEDY };
-                    Capability::missing(hook, reason, remedy)
+                    Capability::missing(hook.name, reason, remedy)
                 }
             });
         }
-        if !HOOKS.iter().any(|(hook, ..)| capabilities.iter().any(|c| c.ok && c.hook == *hook)) {
+        if !HOOKS.iter().any(|hook| is_used(capabilities, hook.name)) {
             return Err("no hook could be attached".to_owned());
         }
         let statistics = if measure_cost { aya::sys::enable_stats(aya::sys::Stats::RunTime).ok() } else { None };
@@ -185,6 +131,7 @@ impl KernelProbe {
             before: Rows { times: Vec::new(), errors: Vec::new() },
             cost_before: (0, 0),
             map_bytes,
+            follows_children: is_used(capabilities, FOLLOWS),
             _statistics: statistics,
         };
         probe.before = probe.read_rows();
@@ -329,24 +276,17 @@ impl KernelProbe {
         })
     }
 
+    /// Whether children are followed in the kernel; if not, the caller must look for them.
+    #[must_use]
+    pub fn follows_children(&self) -> bool {
+        self.follows_children
+    }
+
     /// Memory that the maps hold, as the kernel accounts it.
     #[must_use]
     pub fn map_bytes(&self) -> u64 {
         self.map_bytes
     }
-}
-
-/// What cannot be seen, given what could be attached.
-#[must_use]
-pub fn blind_spots(capabilities: &[Capability]) -> Vec<String> {
-    let mut out: Vec<String> = Vec::new();
-    for (hook, _, without) in HOOKS {
-        let is_used = capabilities.iter().any(|capability| capability.ok && capability.hook == *hook);
-        if !is_used && !out.iter().any(|name| name == without) {
-            out.push((*without).to_owned());
-        }
-    }
-    out
 }
 
 fn attach(programs: &mut Ebpf, hook: &str) -> Result<(), String> {

@@ -8,6 +8,7 @@
 pub mod btf;
 pub mod devices;
 pub mod histogram;
+pub mod hooks;
 pub mod kernel;
 pub mod proc_fallback;
 pub mod sample;
@@ -23,10 +24,11 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-pub use self::kernel::Capability;
+pub use self::hooks::Capability;
 pub use self::sample::{InFlight, KernelEvent, ProbeSample, RowSample, Source};
 
-use self::kernel::{KernelProbe, blind_spots};
+use self::hooks::blind_spots;
+use self::kernel::KernelProbe;
 use crate::limits::{PROBE_EVENTS_MAX, PROBE_SAMPLES_MAX};
 
 /// The kernel programs this agent was built with; empty when it was built without.

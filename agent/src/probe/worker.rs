@@ -184,8 +184,15 @@ impl Worker {
     fn sample(&mut self, now: MonoNs) {
         let pids = match &mut self.kernel {
             Some(kernel) => {
-                if self.sampled % CLEAN_SAMPLES == CLEAN_SAMPLES - 1 {
+                let is_cleaning = self.sampled % CLEAN_SAMPLES == CLEAN_SAMPLES - 1;
+                if is_cleaning {
                     kernel.forget_dead();
+                }
+                if is_cleaning || !kernel.follows_children() {
+                    // Also finds again a child that the full map once refused.
+                    let tree = tree::descendants(self.store_pid);
+                    let new = tree.difference(&kernel.tracked_pids()).copied().collect();
+                    self.lost.agent += kernel.track(&new) as u64;
                 }
                 kernel.tracked_pids()
             }
