@@ -18,10 +18,19 @@ static bool us_is_maildir(const struct mailbox *box)
     return strcmp(box->storage->name, "maildir") == 0;
 }
 
+void us_mailbox_guid_again(struct mailbox *box, struct us_mailbox *mbox)
+{
+    guid_128_t guid;
+
+    if (box->opened && compat_dbox_guid(box, guid))
+        guid_128_copy(mbox->guid, guid);
+}
+
 bool us_mailbox_guid(struct mailbox *box, struct us_mailbox *mbox)
 {
     struct mailbox_metadata metadata;
 
+    us_mailbox_guid_again(box, mbox);
     if (!guid_128_is_empty(mbox->guid))
         return TRUE;
     mail_storage_last_error_push(box->storage);
@@ -276,7 +285,8 @@ static int us_set_subscribed(struct mailbox *box, bool set)
     return ret;
 }
 
-/* Tells the identity of a mailbox that nobody has put a message into: no other operation would carry it. */
+/* Tells the identity of a Maildir that nobody has put a message into: no other operation would carry it. An sdbox or
+ * mdbox tells it when it is created. */
 static int us_sync_deinit(struct mailbox_sync_context *ctx, struct mailbox_sync_status *status_r)
 {
     struct mailbox *box = ctx->box;
@@ -377,7 +387,8 @@ void us_mailbox_allocated(struct mailbox *box)
         v->delete_box = us_delete_box;
         v->rename_box = us_rename_box;
         v->sync_init = us_sync_init;
-        v->sync_deinit = us_sync_deinit;
+        if (us_is_maildir(box))
+            v->sync_deinit = us_sync_deinit;
         v->attribute_set = us_attribute_set;
         us_txn_override(v);
         us_save_override(v);

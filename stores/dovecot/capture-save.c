@@ -190,6 +190,7 @@ static void us_transaction_save_commit_post(struct mail_save_context *save_ctx,
     if (txn != NULL && txn->intent.begun && t->changes != NULL &&
         (t->changes->changes_mask & MAIL_INDEX_TRANSACTION_CHANGE_APPEND) != 0) {
         rows = array_get(&txn->saved, &count);
+        us_mailbox_guid_again(t->box, mbox);
         if (count > 0 && seq_range_count(&t->changes->saved_uids) == count) {
             alone = array_count(&txn->expunged) == 0 && array_count(&txn->flag_uids) == 0 &&
                     array_count(&txn->attributes) == 0;

@@ -88,6 +88,8 @@ void us_mailbox_allocated(struct mailbox *box);
 void us_mailbox_opened(struct mailbox *box);
 /* GUID of the mailbox, asked for once; false if it has none or it cannot be read. Sets no storage error. */
 bool us_mailbox_guid(struct mailbox *box, struct us_mailbox *mbox);
+/* Takes what the index says now, where the format keeps it there; needs no lock and looks at nothing else. */
+void us_mailbox_guid_again(struct mailbox *box, struct us_mailbox *mbox);
 /* Waits for what was put off, outside every lock. */
 void us_mailbox_wait_deferred(struct us_mailbox *mbox);
 /* Adds who did it to an operation, where that is not the account's owner. */

@@ -19,6 +19,10 @@
 #include "mail-index-modseq.h"
 #include "mail-transaction-log-private.h"
 #include "notify-plugin.h"
+#include "index-storage.h"
+#include "dbox-storage.h"
+#include "sdbox-storage.h"
+#include "mdbox-storage.h"
 
 /* A setting of `plugin { }`; NULL when it is not set. 2.4 has no `plugin` block: settings_get there. */
 static inline const char *compat_setting(struct mail_user *user, const char *key)
@@ -34,12 +38,46 @@ static inline void compat_notify_unregister(struct notify_context **ctx)
 }
 
 /* Highest modseq of the mailbox right after this process committed a transaction and while it still holds the
- * lock, without a second look at the index: the log's own count. 0 = not known. */
+ * lock, without a second look at the index: the log's own count. 0 = not known. It is the modseq of a message that
+ * the commit added, or, where several were added and one has keywords, at most a few more: keywords are log
+ * records of their own. Nothing that is published later has a lower one. */
 static inline uint64_t compat_committed_modseq(struct mailbox *box)
 {
     struct mail_transaction_log *log = box->index == NULL ? NULL : box->index->log;
 
     return log == NULL || log->head == NULL ? 0 : log->head->sync_highest_modseq;
+}
+
+/* GUID of an sdbox or mdbox mailbox as its index has it. A session that opens a mailbox while another one creates it
+ * may have chosen a GUID of its own, which it keeps in memory and `mailbox_get_metadata` tells, but the index does not
+ * have in the end. */
+static inline bool compat_dbox_guid(struct mailbox *box, guid_128_t guid_r)
+{
+    static const struct {
+        const char *storage, *extension;
+        size_t at;
+    } kinds[] = {
+        { "sdbox", "dbox-hdr", offsetof(struct sdbox_index_header, mailbox_guid) },
+        { "mdbox", "mdbox-hdr", offsetof(struct mdbox_index_header, mailbox_guid) },
+    };
+    struct mail_index_view *view;
+    const void *data;
+    size_t bytes;
+    uint32_t ext_id;
+    unsigned int i;
+
+    guid_128_empty(guid_r);
+    for (i = 0; i < N_ELEMENTS(kinds); i++) {
+        if (box->index == NULL || strcmp(box->storage->name, kinds[i].storage) != 0 ||
+            !mail_index_ext_lookup(box->index, kinds[i].extension, &ext_id))
+            continue;
+        view = mail_index_view_open(box->index);
+        mail_index_get_header_ext(view, ext_id, &data, &bytes);
+        if (data != NULL && bytes >= kinds[i].at + GUID_128_SIZE)
+            memcpy(guid_r, CONST_PTR_OFFSET(data, kinds[i].at), GUID_128_SIZE);
+        mail_index_view_close(&view);
+    }
+    return !guid_128_is_empty(guid_r);
 }
 
 static inline const char *compat_service_name(struct mail_user *user)

@@ -127,7 +127,12 @@ impl Dovecot {
             std::os::unix::fs::symlink(module.path(), at.join("modules").join(module.file_name()))?;
         }
         // A copy: a build that runs meanwhile must not change what is loaded.
-        std::fs::copy(built.join("lib90_understudy_plugin.so"), at.join("modules/lib90_understudy_plugin.so"))?;
+        let ours = "lib90_understudy_plugin.so";
+        // `UNDERSTUDY_TEST_PLUGIN`: another build, such as one with sanitizers; `UNDERSTUDY_TEST_CONFIG`: what it needs.
+        let plugin = std::env::var_os("UNDERSTUDY_TEST_PLUGIN").map_or_else(|| built.join(ours), PathBuf::from);
+        std::fs::copy(plugin, at.join("modules").join(ours))?;
+        let more = std::env::var("UNDERSTUDY_TEST_CONFIG").unwrap_or_default();
+        let config = &format!("{config}\n{more}\n");
         let mut lines = String::new();
         for user in users {
             let format = FORMATS.iter().find(|f| user.starts_with(**f)).unwrap_or(&FORMATS[0]);

@@ -5,6 +5,7 @@
 
 mod answers;
 mod death;
+mod mixed;
 mod model;
 mod operations;
 mod order;

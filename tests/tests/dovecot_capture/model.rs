@@ -167,6 +167,17 @@ impl Account {
         this
     }
 
+    /// Takes the store's modseq where it is lower. Of several messages with keywords that one commit added, each is
+    /// published with the highest modseq of the commit.
+    pub(crate) fn lower_modseqs(&mut self, stored: &Self) {
+        for (guid, known) in &mut self.mailboxes {
+            for (uid, state) in &mut known.messages {
+                let theirs = stored.mailboxes.get(guid).and_then(|m| m.messages.get(uid)).map(|m| m.modseq);
+                state.modseq = theirs.map_or(state.modseq, |theirs| theirs.min(state.modseq));
+            }
+        }
+    }
+
     /// The first difference in words.
     pub(crate) fn difference(&self, stored: &Self) -> Option<String> {
         let guids: BTreeSet<&String> = self.mailboxes.keys().chain(stored.mailboxes.keys()).collect();
