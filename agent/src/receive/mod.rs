@@ -226,7 +226,8 @@ impl Receiver {
     pub fn journaled(&mut self, group: GroupId, last: Sequence, now: MonoNs) {
         let Some(state) = self.groups.get_mut(&group) else { return };
         let mut owed = Vec::new();
-        while let Some((tail, link, bytes)) = state.waiting.pop_front_if(|(tail, ..)| tail.sequence <= last) {
+        while let Some((tail, link, bytes)) = state.waiting.front().copied().filter(|(tail, ..)| tail.sequence <= last) {
+            state.waiting.pop_front();
             state.journaled = tail;
             state.applied = state.applied_said.min(tail.sequence);
             state.due = Some(now);
@@ -296,9 +297,11 @@ impl Receiver {
             // What is due later goes along: it costs 36 bytes now or a message of its own then.
             let mut acks = Vec::new();
             for (group, state) in &mut self.groups {
-                if acks.len() < GROUPS_MAX && state.link == Some(link) && state.due.take().is_some() {
-                    acks.push(state.ack(*group));
-                } else if acks.len() < GROUPS_MAX && self.fenced.contains(&(link, *group)) {
+                if acks.len() == GROUPS_MAX {
+                    break;
+                }
+                let is_due = state.link == Some(link) && state.due.take().is_some();
+                if is_due || self.fenced.contains(&(link, *group)) {
                     acks.push(state.ack(*group));
                 }
             }

@@ -210,8 +210,9 @@ impl Group {
         replica.applied = replica.applied.max(ack.applied);
         if ack.journaled > replica.acked {
             replica.acked = ack.journaled;
-            while let Some((_, bytes)) = replica.in_flight.pop_front_if(|(last, _)| *last <= ack.journaled) {
+            while let Some((_, bytes)) = replica.in_flight.front().copied().filter(|(last, _)| *last <= ack.journaled) {
                 replica.in_flight_bytes -= bytes;
+                replica.in_flight.pop_front();
             }
             out.push(ShipAction::Acked { peer, group, acked: ack.journaled });
         }

@@ -234,13 +234,13 @@ fn credit_holds_frames_back_and_nothing_else(backend: IoBackend) {
     let ping = Message::Request { id: 1, kind: 1, body: Vec::new() };
     first.handle.send_on(ours, &ping).expect("room in the queue");
     let mut seen = Vec::new();
-    while !matches!(seen.last(), Some(Message::Request { .. })) || seen.len() < 4 {
+    while seen.len() < 4 {
         seen.push(second.message().1);
-        if seen.len() == 3 {
-            // All the credit is used up; another request passes the frames that wait.
-            first.handle.send_on(ours, &ping).expect("room in the queue");
-        }
     }
+    // All the credit is used up; another request passes the frames that wait.
+    first.handle.send_on(ours, &ping).expect("room in the queue");
+    seen.push(second.message().1);
+    assert_eq!(seen.last(), Some(&ping));
     let frames: Vec<_> = seen.iter().filter(|message| matches!(message, Message::Frame { .. })).map(number).collect();
     assert_eq!(frames, [0, 1, 2]);
     let status = first.handle.links().into_iter().find(|status| status.link == ours).expect("the link");

@@ -35,6 +35,8 @@ mod uring;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod relay;
 
 
