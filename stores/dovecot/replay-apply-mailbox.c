@@ -119,6 +119,10 @@ bool replay_mailbox_ensure(struct replay_apply *ap, const guid_128_t guid, const
                    *name == '\0' ? "no mailbox of this GUID" : "name is in no private namespace of the account");
         return FALSE;
     }
+    /* A mailbox of that name may get another identity: nobody may have it open. */
+    replay_box_close(&ap->current);
+    replay_box_close(&ap->source);
+    replay_kept_close(ap->user);
     i_zero(&update);
     guid_128_copy(update.mailbox_guid, guid);
     update.uid_validity = uid_validity;

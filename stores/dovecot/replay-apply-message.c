@@ -121,8 +121,6 @@ void replay_save_commit(struct replay_apply *ap)
     pool_unref(&changes.pool);
     if (replay_box_sync(&ap->current) < 0)
         replay_box_close(&ap->current);
-    /* Copies may have opened it; it must not see older messages than are there. */
-    replay_box_close(&ap->source);
 }
 
 static void begin(struct replay_apply *ap)
@@ -253,7 +251,7 @@ static bool target(struct replay_apply *ap, const struct us_op *op, struct repla
 
     if (ap->current.box != NULL && guid_128_equals(ap->current.guid, op->mailbox))
         return replay_box_open(ap, &ap->current, op->mailbox, op->uid_validity, result);
-    replay_box_close(&ap->current);
+    replay_box_keep(ap->user, &ap->current);
     return replay_mailbox_ensure(ap, op->mailbox, op->name, op->uid_validity, &made, result) &&
            replay_box_open(ap, &ap->current, op->mailbox, op->uid_validity, result);
 }

@@ -20,6 +20,9 @@ void replay_run_end(struct replay_apply *ap)
         break;
     }
     array_clear(&ap->run.queued);
+    /* What was committed is to be seen by the next copy from there. */
+    if (ap->run.kind != REPLAY_RUN_NONE)
+        replay_box_keep(ap->user, &ap->source);
     ap->run.kind = REPLAY_RUN_NONE;
     ap->run.last_uid = 0;
 }
@@ -36,6 +39,19 @@ void replay_apply_settle(struct replay_apply *ap)
     replay_run_end(ap);
     replay_box_close(&ap->current);
     replay_box_close(&ap->source);
+    replay_kept_close(ap->user);
+}
+
+/* Of a failure nobody knows what it left in the open mailboxes: the next request opens them again. */
+static void end(struct replay_apply *ap)
+{
+    replay_run_end(ap);
+    if (ap->stopped) {
+        replay_apply_settle(ap);
+    } else {
+        replay_box_keep(ap->user, &ap->source);
+        replay_box_keep(ap->user, &ap->current);
+    }
 }
 
 enum mail_flags replay_flags(uint32_t flags)
@@ -70,12 +86,12 @@ static void apply_one(struct replay_apply *ap, unsigned int index)
         break;
     case OP_SUBSCRIBED:
     case OP_UNSUBSCRIBED:
-        replay_apply_settle(ap);
+        replay_run_end(ap);
         if (!replay_stopped(ap, &item->result))
             replay_apply_subscription(ap, &item->op, &item->result);
         break;
     case OP_ATTRIBUTE_SET:
-        replay_apply_settle(ap);
+        replay_run_end(ap);
         if (!replay_stopped(ap, &item->result))
             replay_apply_attribute(ap, &item->op, &item->result);
         break;
@@ -112,7 +128,7 @@ void replay_apply_all(struct replay_apply *ap)
         ap->stopped = ap->stopped || result->status > REPLAY_ALREADY;
     }
     T_BEGIN {
-        replay_apply_settle(ap);
+        end(ap);
     } T_END;
     array_free(&ap->run.queued);
 }

@@ -1,6 +1,6 @@
-/* The mailbox that operations are being applied to: opened by identity, looked at, synchronised, closed.
+/* The mailbox that operations are being applied to: opened by identity, looked at, synchronised, kept.
  *
- * Owns: one open mailbox and what is known about it. What can hurt: an identity that changes while it is open:
+ * Owns: one open mailbox and what is known about it, and the few that stay open between requests. What can hurt: an identity that changes while it is open:
  * Dovecot keeps "mod-sequences are on" in the process's index across the reset and then repairs the index; so a
  * new UIDVALIDITY is set before they are turned on, and the mailbox is closed and opened again in between.
  * Refuses: giving a mailbox that holds messages another UIDVALIDITY; that is a conflict for the agent. */
@@ -42,6 +42,56 @@ int replay_box_sync(struct replay_box *rb)
         return -1;
     refresh_status(rb);
     return 0;
+}
+
+void replay_box_keep(struct replay_user *user, struct replay_box *rb)
+{
+    replay_box_look_end(rb);
+    if (rb->box == NULL)
+        return;
+    if (user->kept_count == REPLAY_KEPT_BOXES) {
+        replay_box_close(&user->kept[0]);
+        user->kept_count--;
+        memmove(&user->kept[0], &user->kept[1], sizeof(user->kept[0]) * user->kept_count);
+    }
+    user->kept[user->kept_count++] = *rb;
+    i_zero(rb);
+}
+
+void replay_kept_close(struct replay_user *user)
+{
+    while (user->kept_count > 0)
+        replay_box_close(&user->kept[--user->kept_count]);
+}
+
+/* Whether a mailbox that was left open is still what it was: another process may have moved or deleted it. */
+static bool still_good(struct replay_box *rb)
+{
+    struct mailbox_metadata metadata;
+    enum mailbox_existence exists;
+
+    return mailbox_exists(rb->box, FALSE, &exists) == 0 && exists == MAILBOX_EXISTENCE_SELECT &&
+           replay_box_sync(rb) == 0 && !mailbox_is_inconsistent(rb->box) &&
+           mailbox_get_metadata(rb->box, MAILBOX_METADATA_GUID, &metadata) == 0 &&
+           guid_128_equals(metadata.guid, rb->guid);
+}
+
+static bool take_kept(struct replay_user *user, struct replay_box *rb, const guid_128_t guid)
+{
+    unsigned int i;
+
+    for (i = user->kept_count; i > 0; i--) {
+        if (!guid_128_equals(user->kept[i - 1].guid, guid))
+            continue;
+        *rb = user->kept[i - 1];
+        user->kept_count--;
+        memmove(&user->kept[i - 1], &user->kept[i], sizeof(user->kept[0]) * (user->kept_count - (i - 1)));
+        if (still_good(rb))
+            return TRUE;
+        replay_box_close(rb);
+        return FALSE;
+    }
+    return FALSE;
 }
 
 /* 1: opened and the identity is right, 0: another mailbox or none stands there, -1: failed. */
@@ -100,6 +150,11 @@ static int open_known(struct replay_apply *ap, struct replay_box *rb, const guid
     ret = open_place(rb, place, result_r);
     if (ret <= 0)
         return ret;
+    if (uid_validity != 0 && uid_validity != rb->uid_validity) {
+        replay_kept_close(ap->user);
+        if (rb != &ap->source)
+            replay_box_close(&ap->source);
+    }
     adopted = adopt_validity(rb, uid_validity, result_r);
     if (adopted > 0) {
         replay_box_close(rb);
@@ -127,7 +182,16 @@ bool replay_box_open(struct replay_apply *ap, struct replay_box *rb, const guid_
     if (rb->box != NULL && guid_128_equals(rb->guid, guid) &&
         (uid_validity == 0 || uid_validity == rb->uid_validity))
         return TRUE;
-    replay_box_close(rb);
+    /* A change of UIDVALIDITY must be seen by every handle: none is left open. */
+    if (rb->box != NULL && guid_128_equals(rb->guid, guid))
+        replay_box_close(rb);
+    else
+        replay_box_keep(ap->user, rb);
+    if (take_kept(ap->user, rb, guid)) {
+        if (uid_validity == 0 || uid_validity == rb->uid_validity)
+            return TRUE;
+        replay_box_close(rb);
+    }
     ret = open_known(ap, rb, guid, uid_validity, result_r);
     if (ret == 0 && !ap->places_fresh) {
         replay_places_read(ap->user);

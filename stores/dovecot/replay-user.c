@@ -77,6 +77,7 @@ void replay_user_close(struct replay_user *user)
         }
     }
     replay_user_activate(user);
+    replay_kept_close(user);
     replay_places_clear(user);
     array_free(&user->places);
     mail_user_deinit(&user->mail_user);

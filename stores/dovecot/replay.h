@@ -18,6 +18,9 @@
 #define REPLAY_MESSAGE_BYTES_MAX (64u * 1024u * 1024u)
 #define REPLAY_APPLY_OPS_MAX 65536u
 #define REPLAY_USERS_MAX 64u
+/* Mailboxes of one user that stay open between requests. Past it the one used least recently is closed. Opening costs
+ * Maildir a look at every file of a folder. */
+#define REPLAY_KEPT_BOXES 4u
 /* Saves and changes in one transaction. Past it the transaction is committed and a new one begun. */
 #define REPLAY_RUN_OPS_MAX 1024u
 /* A dump's reply is sent when it has passed this many bytes. */
@@ -61,6 +64,22 @@ struct replay_result {
     const char *text;
 };
 
+/* replay-box.c: a mailbox that operations are being applied to. */
+
+struct replay_box {
+    struct mailbox *box;
+    guid_128_t guid;
+    uint32_t uid_validity;
+    /* Counts saves that are queued, too. */
+    uint32_t next_uid;
+    /* For looking at messages, opened when needed. */
+    struct mailbox_transaction_context *look_t;
+    struct mail *look;
+    /* UIDs that the log knows as expunged, read when needed. */
+    ARRAY_TYPE(mailbox_expunge_rec) expunged;
+    bool expunged_known;
+};
+
 /* replay-user.c: opened users of this process, least recently used first to go. */
 
 /* Where a mailbox of a known identity was last seen. */
@@ -81,6 +100,9 @@ struct replay_user {
     uint64_t used;
     ARRAY(struct replay_place) places;
     bool places_known;
+    /* Mailboxes left open by earlier requests, the one used last at the end. */
+    struct replay_box kept[REPLAY_KEPT_BOXES];
+    unsigned int kept_count;
 };
 
 void replay_users_init(struct mail_storage_service_ctx *storage_service);
@@ -110,27 +132,16 @@ struct mail_namespace *replay_namespace(struct replay_user *user, const char *na
 void replay_error(struct mail_storage *storage, const char *what, struct replay_result *result_r);
 void replay_set(struct replay_result *result, enum replay_status status, const char *text);
 
-/* replay-box.c: the mailbox that operations are being applied to. */
-
-struct replay_box {
-    struct mailbox *box;
-    guid_128_t guid;
-    uint32_t uid_validity;
-    /* Counts saves that are queued, too. */
-    uint32_t next_uid;
-    /* For looking at messages, opened when needed. */
-    struct mailbox_transaction_context *look_t;
-    struct mail *look;
-    /* UIDs that the log knows as expunged, read when needed. */
-    ARRAY_TYPE(mailbox_expunge_rec) expunged;
-    bool expunged_known;
-};
+/* replay-box.c */
 
 struct replay_apply;
 
 bool replay_box_open(struct replay_apply *ap, struct replay_box *rb, const guid_128_t guid, uint32_t uid_validity,
              struct replay_result *result_r);
 void replay_box_close(struct replay_box *rb);
+/* Leaves it open for a later operation. */
+void replay_box_keep(struct replay_user *user, struct replay_box *rb);
+void replay_kept_close(struct replay_user *user);
 int replay_box_sync(struct replay_box *rb);
 void replay_box_look_end(struct replay_box *rb);
 /* Points the mail at this UID if it is in the mailbox. Not mail_set_uid(): after a miss that one leaves its mark of
@@ -191,7 +202,7 @@ void replay_apply_all(struct replay_apply *ap);
 bool replay_stopped(const struct replay_apply *ap, struct replay_result *result);
 /* Commits what is queued. */
 void replay_run_end(struct replay_apply *ap);
-/* Commits what is queued and closes the mailboxes. */
+/* Commits what is queued and closes all mailboxes of the user. */
 void replay_apply_settle(struct replay_apply *ap);
 
 /* replay-apply-mailbox.c, -message.c, -change.c, -attribute.c */
