@@ -105,14 +105,20 @@ fn c_tests(ready: &Ready, report: &mut Report) -> Result<()> {
         found.line(line);
         report.progress(line);
     })?;
-    report.tests("C tests", &ran, found, false);
+    if ran.ok && found.total() == 0 {
+        report.step("C checks", &ran); // they print no names
+    } else {
+        report.tests("C tests", &ran, found, false);
+    }
     Ok(())
 }
 
 fn loom(args: &Args, report: &mut Report) -> Result<()> {
     let mut cargo = run::cargo();
     cargo.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", run::target_dir().join("loom"));
-    cargo.args(["test", "--package", "understudy-ring", "--release", "--no-fail-fast"]);
+    // Optimised, because models take millions of steps; not linked as for a release, which takes minutes.
+    cargo.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+    cargo.args(["test", "--package", "understudy-ring", "--lib", "--release", "--no-fail-fast"]);
     libtest_flags(&mut cargo, args, Some("loom_"));
     tests("loom models", &mut cargo, args, report)
 }
@@ -132,7 +138,8 @@ fn miri(ready: &Ready, args: &Args, report: &mut Report) -> Result<()> {
 fn bench(report: &mut Report) -> Result<()> {
     for name in ["ring", "pipeline"] {
         let mut cargo = run::cargo();
-        cargo.args(["run", "--quiet", "--release", "--package", "understudy-bench", "--", name, "--quick"]);
+        // Not optimised: what counts here is that it runs, and that build is there already.
+        cargo.args(["run", "--quiet", "--package", "understudy-bench", "--", name, "--quick"]);
         plain(&format!("bench {name} --quick"), &mut cargo, COMPILE_LIMIT, report)?;
     }
     Ok(())
