@@ -19,6 +19,8 @@ use understudy_tests::traffic::{Tally, User};
 const DEAD_TIME: Duration = Duration::from_secs(3);
 /// Between two operations of one user.
 const PAUSE: Duration = Duration::from_millis(40);
+/// How often an account that moves while it is compared is compared again.
+const VERIFY_ATTEMPTS: u32 = 5;
 /// Who dies, in this order, spread over the traffic.
 const DEATHS: [(&str, &str); 4] = [("node1", "agent"), ("node2", "store"), ("node2", "agent"), ("node1", "store")];
 
@@ -139,17 +141,27 @@ fn tokens(account: &Account) -> Vec<String> {
     bodies.filter_map(|b| Some(b.lines().find_map(|l| l.strip_prefix("Subject: "))?.to_owned())).collect()
 }
 
-/// `understudy verify` by the active node's agent.
+/// `understudy verify` by the active node's agent. An account that still moves is asked about again.
 fn verify(mesh: &State, account: &understudy_tests::mesh::Account) -> Result<()> {
     let node = mesh.node(&account.active)?;
-    let done = Command::new(agent_program())
-        .args(["verify", &account.name, "--json", "--config"])
-        .arg(node.dir.join("understudy.toml"))
-        .output()
-        .context("cannot start `understudy verify`")?;
-    if !done.status.success() {
-        let said = if done.stderr.is_empty() { &done.stdout } else { &done.stderr };
-        bail!("{}", String::from_utf8_lossy(said).trim());
+    let mut said = String::new();
+    for _ in 0..VERIFY_ATTEMPTS {
+        let done = Command::new(agent_program())
+            .args(["verify", &account.name, "--json", "--config"])
+            .arg(node.dir.join("understudy.toml"))
+            .output()
+            .context("cannot start `understudy verify`")?;
+        if done.status.success() {
+            return Ok(());
+        }
+        let results: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap_or_default();
+        let bad = results.as_array().and_then(|all| all.iter().find(|r| r["equal"] != true || !r["error"].is_null()));
+        said = match bad.map(|r| (r["error"].as_str(), r["first_difference"].as_str())) {
+            Some((Some(error), _)) => format!("not compared: {error}"),
+            Some((None, difference)) => bail!("{}", difference.unwrap_or("the digests differ")),
+            None => String::from_utf8_lossy(&done.stderr).trim().to_owned(),
+        };
+        std::thread::sleep(Duration::from_secs(1));
     }
-    Ok(())
+    bail!("{said}")
 }

@@ -61,7 +61,7 @@ pub(crate) fn write(plan: &Plan, ips: &[&str], level: &str) -> Result<()> {
 
 fn text(plan: &Plan, number: usize, ips: &[&str], level: &str) -> String {
     let Some(node) = plan.nodes.get(number - 1) else { return String::new() };
-    let (home, name, tag, top) = (node.home.display(), &node.name, &plan.tag, plan.home.display());
+    let (home, name, cluster, top) = (node.home.display(), &node.name, cluster(plan), plan.home.display());
     let ip = ips.get(number - 1).copied().unwrap_or("127.0.0.1");
     let count = plan.nodes.len();
     let group_count = count * GROUPS_PER_NODE;
@@ -71,7 +71,7 @@ fn text(plan: &Plan, number: usize, ips: &[&str], level: &str) -> String {
 [node]
 id = {number}
 name = "{name}"
-cluster = "mesh-{tag}"
+cluster = "{cluster}"
 data_dir = "{home}/data"
 runtime_dir = "{home}/agent"
 
@@ -93,9 +93,9 @@ free_bytes_min = "64 MiB"
 listen = "{ip}:{PEER_PORT}"
 
 [transport.tls]
-ca = "{top}/pki/ca.pem"
-cert = "{top}/pki/{name}.pem"
-key = "{top}/pki/{name}.key"
+ca = "{home}/tls/ca.pem"
+cert = "{home}/tls/{name}.pem"
+key = "{home}/tls/{name}.key"
 
 [blobs]
 kind = "directory"
@@ -140,15 +140,18 @@ replica_count = {replica_count}
 /// When the agent's command fails.
 pub(crate) fn certificates(plan: &Plan, ips: &[&str]) -> Result<()> {
     let pki = plan.home.join("pki");
-    std::fs::create_dir_all(&pki)?;
     cert(Command::new(program()).args(["cert", "ca", "--out"]).arg(&pki))?;
     for (node, ip) in plan.nodes.iter().zip(ips) {
+        let (number, cluster) = (node.number.to_string(), cluster(plan));
         let mut command = Command::new(program());
-        command.args(["cert", "node", "--node", &node.number.to_string(), "--name", &node.name, "--address", ip]);
-        command.args(["--cluster", &format!("mesh-{}", plan.tag), "--ca"]).arg(&pki).arg("--out").arg(&pki);
-        cert(&mut command)?;
+        command.args(["cert", "node", "--node", &number, "--name", &node.name, "--cluster", &cluster, "--address", ip]);
+        cert(command.arg("--ca").arg(&pki).arg("--out").arg(node.home.join("tls")))?;
     }
     Ok(())
+}
+
+fn cluster(plan: &Plan) -> String {
+    format!("mesh-{}", plan.tag)
 }
 
 fn cert(command: &mut Command) -> Result<()> {

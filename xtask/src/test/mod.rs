@@ -5,6 +5,7 @@
 //! machine cannot run is skipped by name, with its reason. Refuses: asserting speed.
 
 mod libtest;
+mod programs;
 mod report;
 mod steps;
 

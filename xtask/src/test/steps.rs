@@ -3,6 +3,7 @@
 //! Owns: the commands. Refuses: hiding a suite that cannot run here; it is reported as skipped, with its remedy.
 
 use super::libtest::Libtest;
+use super::programs::{self, Program};
 use super::report::Report;
 use super::{Args, Suite};
 use crate::bootstrap::Ready;
@@ -73,9 +74,11 @@ fn build(ready: &Ready, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Ends a `cargo test` command line: the filter, and libtest's own flags.
+/// Ends the command line of a test program, or of the `cargo test` that starts some: filter, and libtest's own flags.
 fn libtest_flags(command: &mut Command, args: &Args, prefix: Option<&str>) {
-    command.arg("--");
+    if command.get_program() == run::cargo().get_program() || command.get_program() == "cargo" {
+        command.arg("--");
+    }
     // libtest takes several filters as "any of", so a prefix of ours gives way to the user's filter.
     command.args(args.filter.as_deref().or(prefix));
     command.arg("--show-output");
@@ -85,12 +88,41 @@ fn libtest_flags(command: &mut Command, args: &Args, prefix: Option<&str>) {
 }
 
 fn unit(args: &Args, report: &mut Report) -> Result<()> {
-    let workspace = ["test", "--workspace", "--exclude", "understudy-tests", "--no-fail-fast"];
-    plain("compile tests", run::cargo().args(workspace).arg("--no-run"), COMPILE_LIMIT, report)?;
-    let mut cargo = run::cargo();
-    cargo.args(workspace);
-    libtest_flags(&mut cargo, args, None);
-    tests("crates", &mut cargo, args, report)
+    let Some(programs) = programs::compile(report)? else { return Ok(()) };
+    let (crates, _) = programs::split(programs);
+    run_programs("crates", &crates, args, report)?;
+    let mut docs = run::cargo();
+    docs.args(["test", "--workspace", "--doc", "--no-fail-fast"]);
+    libtest_flags(&mut docs, args, None);
+    let mut found = Libtest::default();
+    let ran = run::step("documentation", &mut docs, COMPILE_LIMIT, &mut |line| {
+        found.line(line);
+        report.progress(line);
+    })?;
+    report.tests("documentation", &ran, found, true); // a workspace without examples in its documentation is fine
+    Ok(())
+}
+
+/// Each test program is a step of its own: one that hangs takes no other with it.
+fn run_programs(suite: &str, programs: &[Program], args: &Args, report: &mut Report) -> Result<()> {
+    let limit = if args.long { LONG_LIMIT } else { TESTS_LIMIT };
+    let mut total = 0;
+    for program in programs {
+        let mut command = program.command();
+        libtest_flags(&mut command, args, None);
+        let mut found = Libtest::default();
+        found.line(&format!("Running {}", program.name));
+        let ran = run::step(&format!("{suite} {}", program.name), &mut command, limit, &mut |line| {
+            found.line(line);
+            report.progress(line);
+        })?;
+        total += found.total();
+        report.tests(&program.name, &ran, found, true);
+    }
+    if total == 0 && args.filter.is_none() {
+        report.check(suite, &["ran no test".to_owned()]);
+    }
+    Ok(())
 }
 
 fn c_tests(ready: &Ready, report: &mut Report) -> Result<()> {
@@ -146,10 +178,7 @@ fn bench(report: &mut Report) -> Result<()> {
 }
 
 fn nodes(args: &Args, report: &mut Report) -> Result<()> {
-    let package = ["test", "--package", "understudy-tests", "--no-fail-fast"];
-    plain("compile node tests", run::cargo().args(package).arg("--no-run"), COMPILE_LIMIT, report)?;
-    let mut cargo = run::cargo();
-    cargo.args(package);
-    libtest_flags(&mut cargo, args, None);
-    tests("nodes", &mut cargo, args, report)
+    let Some(programs) = programs::compile(report)? else { return Ok(()) };
+    let (_, nodes) = programs::split(programs);
+    run_programs("nodes", &nodes, args, report)
 }
