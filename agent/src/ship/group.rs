@@ -229,7 +229,14 @@ impl Group {
         Some((replica.shipped.next(), room))
     }
 
-    pub(super) fn shipped(&mut self, peer: NodeId, frames: &[FrameMeta]) {
+    pub(super) fn shipped(&mut self, peer: NodeId, frames: &[FrameMeta], frames_max: usize) {
+        // The journal gives only what is durable, but may do so before its news of it was taken: shipped follows
+        // journaled here, too.
+        for frame in frames.iter().filter(|frame| frame.last > self.tail.sequence).copied().collect::<Vec<_>>() {
+            if frame.first == self.tail.sequence.next() {
+                self.journaled(frame, frames_max);
+            }
+        }
         let Some(replica) = self.replicas.get_mut(&peer) else { return };
         // An answer to what was asked before the stream was set elsewhere: the peer sees to it that it does no harm.
         if replica.stage != Stage::Streaming || frames.first().is_some_and(|frame| frame.first != replica.shipped.next()) {

@@ -343,7 +343,7 @@ impl Shipper {
         let cost: u64 = frames.iter().map(FrameMeta::cost_bytes).sum();
         known.credit_bytes = known.credit_bytes.saturating_sub(i64::try_from(cost).unwrap_or(i64::MAX));
         let Some(state) = self.groups.get_mut(&group) else { return };
-        state.shipped(peer, frames);
+        state.shipped(peer, frames, self.limits.frames_max);
         if let ShipOutcome::Unreadable(reason) = outcome {
             self.needs_resync(peer, link, group, reason, out);
         }

@@ -163,6 +163,16 @@ fn credit_bounds_all_groups_together() {
 }
 
 #[test]
+fn a_read_may_be_ahead_of_the_news_that_a_frame_is_durable() {
+    let mut shipper = shipper(1);
+    connect(&mut shipper, position(0));
+    assert_eq!(shipped(&mut shipper, 1..=2, ShipOutcome::Sent), []);
+    assert_eq!(shipper.lag(G, peer(), 0).map(|lag| lag.journaled), Some(Sequence(20)));
+    assert_eq!(shipper.apply(ShipEvent::Journaled { group: G, frame: meta(2) }), [], "told twice is not shipped twice");
+    assert_eq!(shipper.apply(ShipEvent::Journaled { group: G, frame: meta(3) }), [ship(21, 5000 - 2 * 1024)]);
+}
+
+#[test]
 fn a_full_queue_is_tried_again_at_a_tick() {
     let mut shipper = shipper(5);
     connect(&mut shipper, position(0));
