@@ -29,7 +29,7 @@ const _: () = assert!(
     crate::frame::FRAME_BYTES_MAX + WRITE_HEADER_BYTES <= WRITE_BYTES_MAX,
     "a write must hold the largest frame"
 );
-const _: () = assert!(WRITE_BYTES_MAX % SEGMENT_PAGE_BYTES == 0, "writes are whole pages");
+const _: () = assert!(WRITE_BYTES_MAX.is_multiple_of(SEGMENT_PAGE_BYTES), "writes are whole pages");
 
 /// The rule that a header of a segment or of a write breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

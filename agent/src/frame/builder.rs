@@ -4,6 +4,8 @@
 //! would accept; `push` refuses what would pass a format limit, before it changes anything. Refuses: deciding when
 //! to seal; `batch` does.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use understudy_types::frame::{
     Codec, FRAME_BODY_BYTES_MAX, FRAME_ENTRIES_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameInvalid, RingPosition,
@@ -152,6 +154,6 @@ impl FrameBuilder {
         self.body.clear();
         self.count = 0;
         self.ring = None;
-        Ok(Frame { header, bytes: Bytes::from(bytes) })
+        Ok(Frame { header: Arc::new(header), bytes: Bytes::from(bytes) })
     }
 }

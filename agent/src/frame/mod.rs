@@ -5,6 +5,8 @@
 //! and body checksum, and [`FrameCodec::open`] never decompresses more than the header says. Refuses: operations;
 //! an entry that holds an operation nobody can read is the reader's to set aside, it does not damage the frame.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use understudy_types::frame::{FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameInvalid};
 use understudy_types::id::Sequence;
@@ -43,7 +45,7 @@ pub enum FrameError {
 /// A frame: judged header and the bytes it came from. Cheap to clone; the bytes are never encoded again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    header: FrameHeader,
+    header: Arc<FrameHeader>,
     bytes: Bytes,
 }
 
@@ -60,7 +62,7 @@ impl Frame {
         if body_checksum(&bytes[FRAME_HEADER_BYTES..]) != header.body_checksum {
             return Err(FrameError::BodyChecksum);
         }
-        Ok(Self { header, bytes })
+        Ok(Self { header: Arc::new(header), bytes })
     }
 
     /// The header.

@@ -164,9 +164,12 @@ impl Traffic {
                 modseq: 1 + self.below(1_000_000),
             },
             70..82 => Op::MessageExpunged { mailbox, uid, guid: self.guid() },
-            82..92 => {
-                Op::MessageCopied { message: self.message(), source: mailbox, source_uid: uid, moved: uid % 2 == 0 }
-            }
+            82..92 => Op::MessageCopied {
+                message: self.message(),
+                source: mailbox,
+                source_uid: uid,
+                moved: uid.is_multiple_of(2),
+            },
             92..94 => Op::Subscribed { name: self.pick(&MAILBOXES).to_owned(), snapshot: 0 },
             94 => Op::Unsubscribed { name: self.pick(&MAILBOXES).to_owned() },
             95 => Op::MailboxDeleted { guid: mailbox, name: self.pick(&MAILBOXES).to_owned() },

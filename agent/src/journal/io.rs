@@ -124,17 +124,20 @@ pub fn io_uring_available() -> Result<(), IoRefusal> {
     UringIo::new(&buffers).map(drop)
 }
 
+/// A way to the disk with its buffers.
+pub(super) type Way = (Box<dyn LogIo>, Vec<Buffer>);
+
 /// The way to the disk that `choice` asks for, its buffers, and why it is not io_uring where that was wished for.
-pub(super) fn open(choice: IoBackend) -> Result<(Box<dyn LogIo>, Vec<Buffer>, Option<IoRefusal>), JournalError> {
+pub(super) fn open(choice: IoBackend) -> Result<(Way, Option<IoRefusal>), JournalError> {
     let buffers = (0..BUFFERS).map(|index| Buffer::new(u16::try_from(index).unwrap_or(0)));
     let buffers = buffers.collect::<io::Result<Vec<_>>>().map_err(JournalError::Memory)?;
     if choice == IoBackend::Plain {
-        return Ok((Box::new(PlainIo::default()), buffers, None));
+        return Ok(((Box::new(PlainIo::default()), buffers), None));
     }
     match UringIo::new(&buffers) {
-        Ok(io) => Ok((Box::new(io), buffers, None)),
+        Ok(io) => Ok(((Box::new(io), buffers), None)),
         Err(refusal) if choice == IoBackend::IoUring => Err(JournalError::IoUring(refusal)),
-        Err(refusal) => Ok((Box::new(PlainIo::default()), buffers, Some(refusal))),
+        Err(refusal) => Ok(((Box::new(PlainIo::default()), buffers), Some(refusal))),
     }
 }
 

@@ -48,7 +48,6 @@ pub use retain::{Bounds, Extent, Need, Retired, SegmentFacts, decide};
 pub use stats::JournalStats;
 
 use control::Control;
-use io::{Buffer, LogIo};
 use reader::Shared;
 use writer::{Channels, Command, Current, Writer};
 
@@ -200,8 +199,8 @@ impl Journal {
     /// # Errors
     /// What the administrator must see to first.
     pub fn open(config: JournalConfig, now: MonoNs) -> Result<(Self, Recovered), JournalError> {
-        let (io, buffers, io_refusal) = io::open(config.io_backend)?;
-        let (journal, mut recovered) = Self::open_on(config, now, io, buffers)?;
+        let (way, io_refusal) = io::open(config.io_backend)?;
+        let (journal, mut recovered) = Self::open_on(config, now, way)?;
         recovered.io_refusal = io_refusal;
         Ok((journal, recovered))
     }
@@ -209,11 +208,11 @@ impl Journal {
     fn open_on(
         config: JournalConfig,
         now: MonoNs,
-        mut io: Box<dyn LogIo>,
-        buffers: Vec<Buffer>,
+        (mut io, buffers): io::Way,
     ) -> Result<(Self, Recovered), JournalError> {
         let bytes = config.segment_bytes;
-        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) || bytes % SEGMENT_PAGE_BYTES as u64 != 0 {
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(SEGMENT_PAGE_BYTES as u64)
+        {
             return Err(JournalError::SegmentBytes(bytes));
         }
         let path = config.directory.clone();

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 
 use super::*;
-use crate::journal::io::{IoFailure, WriteOp};
+use crate::journal::io::{Buffer, IoFailure, LogIo, WriteOp};
 use crate::journal::plain::PlainIo;
 
 /// Fails at the n-th write: before it, in the middle of it, or at its fsync.
@@ -73,7 +73,7 @@ fn after_a_failure_nothing_is_taken_until_the_disk_was_read_back() {
         let config = config(directory.path(), IoBackend::Plain);
         let io = FaultyIo { io: PlainIo::default(), file: None, left: 3, fault, failed: None };
         let buffers = vec![Buffer::new(0).unwrap(), Buffer::new(1).unwrap()];
-        let (journal, _) = Journal::open_on(config.clone(), clock::mono(), Box::new(io), buffers).unwrap();
+        let (journal, _) = Journal::open_on(config.clone(), clock::mono(), (Box::new(io), buffers)).unwrap();
         let mut stream = Stream::new(1);
         for _ in 0..3 {
             assert!(is_durable(&append(&journal, stream.frame(2, 10_000))));
