@@ -181,3 +181,42 @@ fn fetch(group: GroupId, step: &Plan) -> Result<Frame, ReadError> {
     }
     Ok(frame)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::chain::Held;
+    use super::super::index::Place;
+    use super::super::tests::Stream;
+    use super::*;
+
+    #[test]
+    fn a_whole_frame_that_is_not_the_one_that_was_meant_is_refused() {
+        let mut stream = Stream::new(1);
+        let frames = [stream.frame(1, 100), stream.frame(1, 100)];
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        file.write_all_at(frames[1].bytes(), 0).unwrap();
+        let read = |meant: &Frame, group| {
+            let held = Held::of(meant.header(), &meant.hash());
+            let len = u32::try_from(meant.bytes().len()).unwrap();
+            fetch(GroupId(group), &Plan { place: Place { held, segment: 1, at: 0, len }, file: file.clone() })
+        };
+        assert_eq!(read(&frames[1], 1), Ok(frames[1].clone()));
+        assert!(matches!(read(&frames[0], 1), Err(ReadError::Damaged { .. })));
+        assert!(matches!(read(&frames[1], 2), Err(ReadError::Damaged { .. })));
+    }
+
+    #[test]
+    fn the_cache_keeps_its_bound_and_forgets_whole_groups() {
+        let (mut one, mut two) = (Stream::new(1), Stream::new(2));
+        let mut cache = Cache::default();
+        let frames: Vec<Frame> = (0..10).flat_map(|_| [one.frame(1, 1000), two.frame(1, 1000)]).collect();
+        let bound = frames[0].bytes().len() * 6;
+        frames.iter().for_each(|frame| cache.insert(frame.clone(), bound));
+        assert!(cache.bytes <= bound && cache.frames.len() == 6 && cache.order.len() == 6);
+        assert_eq!(cache.get(GroupId(1), Sequence(1)), None);
+        assert_eq!(cache.get(GroupId(1), Sequence(10)).as_ref(), Some(&frames[18]));
+        cache.forget(GroupId(1));
+        assert_eq!((cache.get(GroupId(1), Sequence(10)), cache.frames.len(), cache.order.len()), (None, 3, 3));
+        assert_eq!(cache.bytes, frames[0].bytes().len() * 3);
+    }
+}
