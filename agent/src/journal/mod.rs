@@ -121,7 +121,7 @@ pub struct Recovered {
     pub groups: std::collections::BTreeMap<GroupId, GroupState>,
     /// Damage that is not a torn end; what stands around it was kept.
     pub damage: Vec<Damage>,
-    /// Bytes of a write that was cut off and had been acknowledged to nobody.
+    /// Bytes of a write that was cut off behind its header and had been acknowledged to nobody.
     pub torn_bytes: u64,
     /// Why io_uring is not used though it was wished for, with the remedy.
     pub io_refusal: Option<IoRefusal>,

@@ -345,9 +345,10 @@ impl Walk<'_> {
     }
 }
 
-/// How many bytes a write that was cut off had, if its header can be read.
+/// How many bytes a write that was cut off had. Without its header it cannot be told from what stands in the middle of
+/// a write of the file's earlier use, and counts as nothing.
 fn torn_len(write: Option<(WriteHeader, u32)>, left: u64) -> u64 {
-    write.map_or(SEGMENT_PAGE_BYTES as u64, |(header, _)| header.padded_len() as u64).min(left)
+    write.map_or(0, |(header, _)| header.padded_len() as u64).min(left)
 }
 
 /// Makes the end of the journal sure before anything is built on it: the last write is written once more, byte for
