@@ -136,6 +136,19 @@ bool replay_mailbox_ensure(struct replay_apply *ap, const guid_128_t guid, const
     return ok;
 }
 
+bool replay_mailbox_ensure_open(struct replay_apply *ap, const struct us_op *op, bool *made_r,
+                                struct replay_result *result)
+{
+    if (!replay_mailbox_ensure(ap, op->mailbox, op->name, op->uid_validity, made_r, result))
+        return FALSE;
+    if (replay_box_open(ap, &ap->current, op->mailbox, op->uid_validity, result))
+        return TRUE;
+    /* Gone since its place was noted, which the attempt has found out. */
+    return result->status == REPLAY_NO_MAILBOX && !*made_r &&
+           replay_mailbox_ensure(ap, op->mailbox, op->name, op->uid_validity, made_r, result) &&
+           replay_box_open(ap, &ap->current, op->mailbox, op->uid_validity, result);
+}
+
 static void make_directory(struct replay_apply *ap, const char *name, struct replay_result *result)
 {
     struct mail_namespace *ns = replay_namespace(ap->user, name);
@@ -361,7 +374,11 @@ static void ensure_and_update(struct replay_apply *ap, const struct us_op *op, s
     if (op->uid_validity != 0 && (!made || op->next_uid != 0 || op->highest_modseq != 0)) {
         uint32_t before;
 
-        if (!replay_box_open(ap, &ap->current, op->mailbox, 0, result))
+        if (!replay_box_open(ap, &ap->current, op->mailbox, 0, result) &&
+            /* Gone since its place was noted, which the attempt has found out. */
+            (made || result->status != REPLAY_NO_MAILBOX ||
+             !replay_mailbox_ensure(ap, op->mailbox, op->name, op->uid_validity, &made, result) ||
+             !replay_box_open(ap, &ap->current, op->mailbox, 0, result)))
             return;
         before = ap->current.uid_validity;
         if (!replay_box_open(ap, &ap->current, op->mailbox, op->uid_validity, result) ||

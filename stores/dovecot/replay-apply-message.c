@@ -252,8 +252,7 @@ static bool target(struct replay_apply *ap, const struct us_op *op, struct repla
     if (ap->current.box != NULL && guid_128_equals(ap->current.guid, op->mailbox))
         return replay_box_open(ap, &ap->current, op->mailbox, op->uid_validity, result);
     replay_box_keep(ap->user, &ap->current);
-    return replay_mailbox_ensure(ap, op->mailbox, op->name, op->uid_validity, &made, result) &&
-           replay_box_open(ap, &ap->current, op->mailbox, op->uid_validity, result);
+    return replay_mailbox_ensure_open(ap, op, &made, result);
 }
 
 static bool run_goes_on(const struct replay_apply *ap, const struct us_op *op)

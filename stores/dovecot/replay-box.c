@@ -5,7 +5,16 @@
  * new UIDVALIDITY is set before they are turned on, and the mailbox is closed and opened again in between.
  * Refuses: giving a mailbox that holds messages another UIDVALIDITY; that is a conflict for the agent. */
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
 #include "replay.h"
+
+#include "mail-storage-private.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
 
 void replay_box_look_end(struct replay_box *rb)
 {
@@ -64,13 +73,32 @@ void replay_kept_close(struct replay_user *user)
         replay_box_close(&user->kept[--user->kept_count]);
 }
 
+/* A folder that is deleted and made again may get the same inode, so that its birth is looked at, too (zero where
+ * the file system does not keep it). */
+static bool folder_identity(struct mailbox *box, uint64_t *inode_r, uint64_t *born_ns_r)
+{
+    struct statx st;
+    const char *path;
+
+    if (mailbox_get_path_to(box, MAILBOX_LIST_PATH_TYPE_INDEX, &path) <= 0 ||
+        statx(AT_FDCWD, path, 0, STATX_INO | STATX_BTIME, &st) < 0)
+        return FALSE;
+    *inode_r = st.stx_ino;
+    *born_ns_r = (st.stx_mask & STATX_BTIME) == 0
+                     ? 0
+                     : (uint64_t)st.stx_btime.tv_sec * 1000000000u + (uint64_t)st.stx_btime.tv_nsec;
+    return TRUE;
+}
+
 /* Whether a mailbox that was left open is still what it was: another process may have moved or deleted it. */
 static bool still_good(struct replay_box *rb)
 {
     struct mailbox_metadata metadata;
     enum mailbox_existence exists;
+    uint64_t inode, born_ns;
 
-    return mailbox_exists(rb->box, FALSE, &exists) == 0 && exists == MAILBOX_EXISTENCE_SELECT &&
+    return folder_identity(rb->box, &inode, &born_ns) && inode == rb->folder_inode &&
+           born_ns == rb->folder_born_ns && mailbox_exists(rb->box, FALSE, &exists) == 0 && exists == MAILBOX_EXISTENCE_SELECT &&
            replay_box_sync(rb) == 0 && !mailbox_is_inconsistent(rb->box) &&
            mailbox_get_metadata(rb->box, MAILBOX_METADATA_GUID, &metadata) == 0 &&
            guid_128_equals(metadata.guid, rb->guid);
@@ -166,6 +194,8 @@ static int open_known(struct replay_apply *ap, struct replay_box *rb, const guid
         replay_box_close(rb);
         return -1;
     }
+    /* Without an index on disk it is opened anew every time: zeros are no folder's. */
+    (void)folder_identity(rb->box, &rb->folder_inode, &rb->folder_born_ns);
     if (mailbox_enable(rb->box, MAILBOX_FEATURE_CONDSTORE) < 0 || replay_box_sync(rb) < 0) {
         replay_error(mailbox_get_storage(rb->box), "mailbox cannot be synchronised", result_r);
         replay_box_close(rb);

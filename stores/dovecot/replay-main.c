@@ -2,7 +2,25 @@
  *
  * Owns: start, the master's handshake, accepting the agent's connection, shutdown. What can hurt: a crash here
  * costs the agent one connection and one process; no mail session runs in it. Refuses: running without Dovecot's
- * master, and capturing what it writes (`protocol understudy-replay { mail_plugins = }` and see replay-user.c). */
+ * master, and capturing what it writes (see replay-user.c).
+ *
+ * Dovecot's configuration for it:
+ *
+ *     protocol understudy-replay {
+ *       # Only plugins that change how mail is stored or counted (zlib, mail_crypt, quota). Never the capture plugin.
+ *       mail_plugins =
+ *     }
+ *     service understudy-replay {
+ *       executable = /usr/lib/dovecot/understudy-replay
+ *       # One connection to a process; one for each worker of the agent.
+ *       client_limit = 1
+ *       process_limit = 16
+ *       # 64 open users, and a request of 64 MiB.
+ *       vsz_limit = 1G
+ *       unix_listener understudy-replay {
+ *         mode = 0600
+ *       }
+ *     } */
 
 #include "lib.h"
 #include "master-service.h"

@@ -72,6 +72,8 @@ struct replay_box {
     uint32_t uid_validity;
     /* Counts saves that are queued, too. */
     uint32_t next_uid;
+    /* Of the folder of its index, to notice that another stands at its place. */
+    uint64_t folder_inode, folder_born_ns;
     /* For looking at messages, opened when needed. */
     struct mailbox_transaction_context *look_t;
     struct mail *look;
@@ -211,6 +213,9 @@ void replay_apply_mailbox(struct replay_apply *ap, const struct us_op *op, struc
 /* Makes a mailbox of this identity exist under this name if none of the identity exists. */
 bool replay_mailbox_ensure(struct replay_apply *ap, const guid_128_t guid, const char *name, uint32_t uid_validity,
                bool *changed_r, struct replay_result *result);
+/* The same, and opens it as the current one. */
+bool replay_mailbox_ensure_open(struct replay_apply *ap, const struct us_op *op, bool *made_r,
+                                struct replay_result *result);
 void replay_apply_subscription(struct replay_apply *ap, const struct us_op *op, struct replay_result *result);
 void replay_apply_attribute(struct replay_apply *ap, const struct us_op *op, struct replay_result *result);
 void replay_apply_message(struct replay_apply *ap, unsigned int index);

@@ -5,6 +5,7 @@
 
 mod hostile;
 mod identity;
+mod outside;
 mod suite;
 mod users;
 
