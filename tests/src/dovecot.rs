@@ -128,7 +128,8 @@ impl Dovecot {
         }
         // A copy: a build that runs meanwhile must not change what is loaded.
         let ours = "lib90_understudy_plugin.so";
-        // `UNDERSTUDY_TEST_PLUGIN`: another build, such as one with sanitizers; `UNDERSTUDY_TEST_CONFIG`: what it needs.
+        // `UNDERSTUDY_TEST_PLUGIN`: another build, such as one with sanitizers. `UNDERSTUDY_TEST_CONFIG`: what that
+        // one needs.
         let plugin = std::env::var_os("UNDERSTUDY_TEST_PLUGIN").map_or_else(|| built.join(ours), PathBuf::from);
         std::fs::copy(plugin, at.join("modules").join(ours))?;
         let more = std::env::var("UNDERSTUDY_TEST_CONFIG").unwrap_or_default();

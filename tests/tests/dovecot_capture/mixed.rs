@@ -1,6 +1,7 @@
 //! Random traffic of several sessions at once, beside the plugins that production systems load.
 //!
-//! Owns: the mix. What can hurt: a seed that finds something; it is printed, and `SEED` repeats it. Refuses: caring
+//! Owns: the mix. What can hurt: a seed that finds something; it is printed, and `SEED` repeats it. Now and then two
+//! sessions on a Maildir wait for each other's locks for a minute, which Dovecot does without us too. Refuses: caring
 //! whether a single command is answered with OK: sessions work against each other on purpose.
 
 use crate::model::Account;
