@@ -59,7 +59,8 @@ pub(crate) fn all(ready: &Ready, release: bool, begin: &mut dyn FnMut(&str)) -> 
     parts.push(("kernel programs", kernel_programs(ready)?));
     begin("workspace");
     let mut cargo = run::cargo();
-    cargo.args(["build", "--workspace"]);
+    // Not xtask itself: the program that runs this would be replaced under its own feet, and starts itself again later.
+    cargo.args(["build", "--workspace", "--exclude", "xtask"]);
     if release {
         cargo.arg("--release");
     }
