@@ -39,6 +39,9 @@ pub(super) struct Own {
     pub batch: GroupBatch,
     /// Last operation that is durable here.
     pub journaled: u64,
+    /// Last operation that `ship` was told of. The journal's reader may be ahead: its thread goes on while this one
+    /// still has its events to read (seen: a position of 14 shipped with 13 told).
+    pub told: Sequence,
     pub replicas: Vec<NodeId>,
     /// Last operation that is durable at each replica.
     pub acked: BTreeMap<NodeId, u64>,
@@ -377,6 +380,9 @@ impl Core {
         }
         self.dirty.insert(group);
         for frame in durable {
+            if let Some(own) = self.own.get_mut(&group) {
+                own.told = frame.last;
+            }
             self.ship(ShipEvent::Journaled { group, frame });
         }
         self.snapshots_durable(group, last.0);

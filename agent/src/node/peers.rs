@@ -166,7 +166,8 @@ impl Core {
                 let (mut sent, mut outcome) = (Vec::new(), ShipOutcome::Sent);
                 match self.reader.read(group, from, bytes_max) {
                     Ok(frames) => {
-                        for frame in frames {
+                        let told = self.own.get(&group).map_or(Sequence(0), |own| own.told);
+                        for frame in frames.into_iter().filter(|frame| frame.last_sequence() <= told) {
                             let meta = FrameMeta::of(&frame);
                             let message = Message::Frame { writer_epoch, bytes: frame.bytes().to_vec() };
                             match self.transport.send_on(link, &message) {

@@ -223,6 +223,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
                 Own {
                     batch: GroupBatch::new(cluster, node, group.id, group.epoch, state.tail),
                     journaled: state.tail.sequence.0,
+                    told: state.tail.sequence,
                     replicas: group.replicas.clone(),
                     acked: BTreeMap::new(),
                     acks: Acks::default(),
