@@ -176,7 +176,10 @@ impl Writer {
                 self.complete()?;
                 open = self.take_what_waits()?;
             }
-            self.submit()?;
+            // A batch that was full may have been sent while commands were taken; then the next one waits for it.
+            if self.state.in_flight.is_none() {
+                self.submit()?;
+            }
             if !open {
                 return self.drain();
             }
