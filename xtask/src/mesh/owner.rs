@@ -27,6 +27,15 @@ const GONE_WAIT: Duration = Duration::from_secs(10);
 /// The mark of an agent's process.
 const AGENT: &str = "agent";
 
+/// Why the owner ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was told to, or its folder is gone: the mesh goes with it.
+    Told,
+    /// Another mesh was made in the same folder after somebody emptied it: what is there now is not ours to take away.
+    NotOurs,
+}
+
 /// See the module.
 pub(crate) struct Owner<'a> {
     plan: &'a Plan,
@@ -195,11 +204,11 @@ impl<'a> Owner<'a> {
     ///
     /// # Errors
     /// When waiting itself fails.
-    pub(crate) fn serve(&mut self, signals: &SignalFd, follow_parent: bool) -> Result<()> {
+    pub(crate) fn serve(&mut self, signals: &SignalFd, follow_parent: bool) -> Result<End> {
         let parent = nix::unistd::getppid();
         loop {
             if follow_parent && nix::unistd::getppid() != parent {
-                return Ok(());
+                return Ok(End::Told);
             }
             let mut fds = [
                 PollFd::new(signals.as_fd(), PollFlags::POLLIN),
@@ -211,7 +220,12 @@ impl<'a> Owner<'a> {
             }
             process::reap();
             if signals.read_signal()?.is_some() {
-                return Ok(());
+                return Ok(End::Told);
+            }
+            match State::load(&self.plan.dir) {
+                Ok(state) if state.owner_pid != self.state.owner_pid => return Ok(End::NotOurs),
+                Err(_) if !self.plan.dir.join("mesh.json").exists() => return Ok(End::Told), // removed under us
+                _ => {}
             }
             self.notice_deaths()?;
             while let Ok((stream, _)) = self.listener.accept() {

@@ -4,7 +4,7 @@
 //! Refuses: a folder that has something else in it; its end would remove that.
 
 use super::contract::{Account, Endpoint, Format, Mesh, Node, STATE_VERSION, State};
-use super::owner::Owner;
+use super::owner::{End, Owner};
 use super::plan::{ACCOUNTS_MAX, NODES_MAX, PASSWORD, Plan, address};
 use super::{agent, down, net, process, store};
 use crate::bootstrap::{self, Group};
@@ -79,8 +79,11 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
     } else {
         owner.print();
     }
-    owner.serve(&signals, args.follow_parent)?;
+    let end = owner.serve(&signals, args.follow_parent)?;
     made.armed = false;
+    if end == End::NotOurs {
+        return Ok(true);
+    }
     let left = down::take_away(&plan, true, fresh);
     ensure!(left.is_empty(), "left behind: {}", left.join(", "));
     Ok(true)
