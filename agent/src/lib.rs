@@ -21,8 +21,8 @@ pub mod transport;
 pub mod receive;
 pub mod apply;
 pub mod blob;
-pub mod store;
 pub mod digest;
+pub mod store;
 pub mod resync;
 
 pub mod probe;

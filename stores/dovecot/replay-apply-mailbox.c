@@ -1,4 +1,4 @@
-/* Operations on mailboxes: created, deleted, renamed, updated, subscribed.
+/* Operations on mailboxes: created, deleted, renamed, updated.
  *
  * Owns: making the list of mailboxes and their identities what the origin had. What can hurt: Dovecot itself makes
  * mailboxes with an identity of its own (INBOX, `auto =`) on the first login; an empty one takes on the origin's
@@ -8,7 +8,6 @@
 #include "replay.h"
 
 #include "mail-namespace.h"
-#include "mailbox-list-iter.h"
 
 static struct mailbox *box_alloc(struct mail_namespace *ns, const char *name)
 {
@@ -410,68 +409,4 @@ void replay_apply_mailbox(struct replay_apply *ap, const struct us_op *op, struc
     default:
         break;
     }
-}
-
-static void read_subscribed(struct replay_apply *ap)
-{
-    static const char *const all[] = { "*", NULL };
-    struct mailbox_list_iterate_context *iter;
-    const struct mailbox_info *info;
-
-    p_array_init(&ap->subscribed, ap->pool, 32);
-    ap->subscribed_known = TRUE;
-    iter = mailbox_list_iter_init_namespaces(ap->user->mail_user->namespaces, all, MAIL_NAMESPACE_TYPE_PRIVATE,
-                                             MAILBOX_LIST_ITER_SELECT_SUBSCRIBED | MAILBOX_LIST_ITER_RETURN_NO_FLAGS);
-    while ((info = mailbox_list_iter_next(iter)) != NULL) {
-        const char *name = p_strdup(ap->pool, info->vname);
-
-        array_push_back(&ap->subscribed, &name);
-    }
-    if (mailbox_list_iter_deinit(&iter) < 0)
-        i_warning("reading the subscriptions of %s failed", ap->user->name);
-}
-
-static int find_subscribed(struct replay_apply *ap, const char *name)
-{
-    unsigned int i;
-
-    for (i = 0; i < array_count(&ap->subscribed); i++) {
-        if (strcmp(array_idx_elem(&ap->subscribed, i), name) == 0)
-            return (int)i;
-    }
-    return -1;
-}
-
-void replay_apply_subscription(struct replay_apply *ap, const struct us_op *op, struct replay_result *result)
-{
-    bool set = op->kind == OP_SUBSCRIBED;
-    struct mail_namespace *ns = replay_namespace(ap->user, op->name);
-    struct mailbox *box;
-    int at;
-
-    if (ns == NULL) {
-        replay_set(result, REPLAY_REFUSED, "name is in no private namespace of the account");
-        return;
-    }
-    if (!ap->subscribed_known)
-        read_subscribed(ap);
-    at = find_subscribed(ap, op->name);
-    if (set == (at >= 0)) {
-        replay_set(result, REPLAY_ALREADY, "");
-        return;
-    }
-    box = box_alloc(ns, op->name);
-    if (mailbox_set_subscribed(box, set) < 0) {
-        replay_error(mailbox_get_storage(box), "subscription cannot be changed", result);
-    } else {
-        replay_set(result, REPLAY_APPLIED, "");
-        if (set) {
-            const char *name = p_strdup(ap->pool, op->name);
-
-            array_push_back(&ap->subscribed, &name);
-        } else {
-            array_delete(&ap->subscribed, (unsigned int)at, 1);
-        }
-    }
-    mailbox_free(&box);
 }

@@ -1,88 +1,12 @@
-/* One connection of the agent: messages in, replies out. docs/formats.md, "Replay service".
+/* The requests of the agent, one function each. docs/formats.md, "Replay service".
  *
- * Owns: framing, the order of requests, the reply's bytes. What can hurt: a peer of the socket that sends anything
- * at all, or stops reading in the middle of a dump: every length is checked before it is used, buffers are bounded,
- * and a send that makes no progress ends the connection. Refuses: commands it does not know (status 9), and a
- * message longer than the limit (the connection is closed: its end cannot be found). */
+ * Owns: which request may come when, and its reply's bytes. What can hurt: a request whose parts do not add up: it is
+ * cut into parts before any of them is acted upon. Refuses: commands it does not know, and anything before HELLO
+ * (status 9, and the connection goes on). */
 
 #include "replay.h"
 
-#include "ioloop.h"
-#include "master-service.h"
 #include "unichar.h"
-
-#include <errno.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <unistd.h>
-
-#define HEAD_BYTES 12u
-#define REPLY_BIT 0x8000u
-#define READ_BYTES 65536u
-
-struct replay_conn {
-    struct replay_conn *next;
-    int fd;
-    struct io *io;
-    buffer_t *in;
-    /* Account of the last USER; opened again when it has been closed for room. */
-    char *account;
-    char *spool;
-    bool hello;
-    bool broken;
-};
-
-/* client_limit is 1, but nothing here depends on it. */
-static struct replay_conn *conns;
-
-void replay_put_u16(buffer_t *out, uint16_t value)
-{
-    const unsigned char raw[2] = { (unsigned char)value, (unsigned char)(value >> 8) };
-
-    buffer_append(out, raw, sizeof(raw));
-}
-
-void replay_put_u32(buffer_t *out, uint32_t value)
-{
-    const unsigned char raw[4] = { (unsigned char)value, (unsigned char)(value >> 8), (unsigned char)(value >> 16),
-                       (unsigned char)(value >> 24) };
-
-    buffer_append(out, raw, sizeof(raw));
-}
-
-static uint32_t get_u32(const unsigned char *p)
-{
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
-static bool send_all(struct replay_conn *conn, const unsigned char *data, size_t size)
-{
-    while (size > 0 && !conn->broken) {
-        ssize_t ret = send(conn->fd, data, size, MSG_NOSIGNAL);
-
-        if (ret < 0 && errno == EINTR)
-            continue;
-        if (ret <= 0) {
-            conn->broken = TRUE;
-            break;
-        }
-        data += ret;
-        size -= (size_t)ret;
-    }
-    return !conn->broken;
-}
-
-bool replay_send(struct replay_conn *conn, uint16_t command, uint32_t request, enum replay_status status,
-         const void *body, size_t size)
-{
-    buffer_t *head = t_buffer_create(HEAD_BYTES);
-
-    replay_put_u32(head, (uint32_t)(HEAD_BYTES - 4 + size));
-    replay_put_u16(head, (uint16_t)(command | REPLY_BIT));
-    replay_put_u16(head, (uint16_t)status);
-    replay_put_u32(head, request);
-    return send_all(conn, head->data, head->used) && send_all(conn, body, size);
-}
 
 static bool send_result(struct replay_conn *conn, uint16_t command, uint32_t request,
             const struct replay_result *result)
@@ -121,7 +45,7 @@ static void do_hello(struct replay_conn *conn, uint32_t request, const unsigned 
     struct replay_result result = { REPLAY_MALFORMED, "HELLO with a wrong length or version" };
     buffer_t *out;
 
-    if (size != 4 || get_u32(body) != REPLAY_PROTOCOL_VERSION) {
+    if (size != 4 || replay_get_u32(body) != REPLAY_PROTOCOL_VERSION) {
         (void)send_result(conn, REPLAY_HELLO, request, &result);
         return;
     }
@@ -154,7 +78,7 @@ static bool split_ops(const unsigned char *body, size_t size, struct replay_appl
 
     if (size < 4)
         return FALSE;
-    ap->count = get_u32(body);
+    ap->count = replay_get_u32(body);
     /* Each has a length and a head, so that the count is bounded by the bytes, too. */
     if (ap->count > REPLAY_APPLY_OPS_MAX || ap->count > (size - 4) / 4)
         return FALSE;
@@ -165,7 +89,7 @@ static bool split_ops(const unsigned char *body, size_t size, struct replay_appl
 
         if (size - at < 4)
             return FALSE;
-        len = get_u32(body + at);
+        len = replay_get_u32(body + at);
         at += 4;
         if (len > size - at)
             return FALSE;
@@ -242,7 +166,7 @@ static void do_dump(struct replay_conn *conn, uint32_t request, const unsigned c
     i_zero(&dump);
     if (size != 4 + GUID_128_SIZE) {
         replay_set(&result, REPLAY_MALFORMED, "DUMP with a wrong length");
-    } else if (((dump.flags = get_u32(body)) & ~(REPLAY_DUMP_MESSAGES | REPLAY_DUMP_BODIES)) != 0) {
+    } else if (((dump.flags = replay_get_u32(body)) & ~(REPLAY_DUMP_MESSAGES | REPLAY_DUMP_BODIES)) != 0) {
         replay_set(&result, REPLAY_MALFORMED, "DUMP with unknown flags");
     } else if ((dump.flags & REPLAY_DUMP_BODIES) != 0 && conn->spool == NULL) {
         replay_set(&result, REPLAY_MALFORMED, "DUMP of bodies without SPOOL before it");
@@ -330,15 +254,15 @@ static void do_users(struct replay_conn *conn, uint32_t request, size_t size)
     (void)send_result(conn, REPLAY_USERS, request, &result);
 }
 
-static void handle(struct replay_conn *conn, const unsigned char *message, size_t size)
+void replay_request(struct replay_conn *conn, const unsigned char *message, size_t size)
 {
-    const unsigned char *body = message + HEAD_BYTES;
+    const unsigned char *body = message + REPLAY_HEAD_BYTES;
     uint16_t command = (uint16_t)(message[4] | message[5] << 8);
     uint16_t status = (uint16_t)(message[6] | message[7] << 8);
-    uint32_t request = get_u32(message + 8);
+    uint32_t request = replay_get_u32(message + 8);
     struct replay_result result = { REPLAY_MALFORMED, "unknown command" };
 
-    size -= HEAD_BYTES;
+    size -= REPLAY_HEAD_BYTES;
     if (status != 0) {
         result.text = "request with a status";
         (void)send_result(conn, command, request, &result);
@@ -375,88 +299,4 @@ static void handle(struct replay_conn *conn, const unsigned char *message, size_
         (void)send_result(conn, command, request, &result);
     }
     replay_user_deactivate();
-}
-
-/* Users stay open for the next connection: opening one costs more than a small batch. */
-static void conn_destroy(struct replay_conn *conn)
-{
-    struct replay_conn **p;
-
-    for (p = &conns; *p != NULL; p = &(*p)->next) {
-        if (*p == conn) {
-            *p = conn->next;
-            break;
-        }
-    }
-    io_remove(&conn->io);
-    i_close_fd(&conn->fd);
-    buffer_free(&conn->in);
-    i_free(conn->account);
-    i_free(conn->spool);
-    i_free(conn);
-    master_service_client_connection_destroyed(master_service);
-}
-
-/* Takes every whole message out of the buffer. FALSE: the peer does not speak the protocol. */
-static bool handle_buffered(struct replay_conn *conn)
-{
-    size_t at = 0;
-
-    while (!conn->broken && conn->in->used - at >= HEAD_BYTES) {
-        const unsigned char *message = CONST_PTR_OFFSET(conn->in->data, at);
-        uint32_t len = get_u32(message);
-
-        if (len < HEAD_BYTES - 4 || len > REPLAY_MESSAGE_BYTES_MAX)
-            return FALSE;
-        if (conn->in->used - at < (size_t)len + 4)
-            break;
-        T_BEGIN {
-            handle(conn, message, (size_t)len + 4);
-        } T_END;
-        at += (size_t)len + 4;
-    }
-    buffer_delete(conn->in, 0, at);
-    /* A large request's memory goes back at once: the next one is likely to be small. */
-    if (conn->in->used == 0 && buffer_get_size(conn->in) > 16 * READ_BYTES) {
-        buffer_free(&conn->in);
-        conn->in = buffer_create_dynamic(default_pool, READ_BYTES);
-    }
-    return !conn->broken;
-}
-
-static void conn_input(struct replay_conn *conn)
-{
-    unsigned char *room;
-    size_t used = conn->in->used;
-    ssize_t ret;
-
-    room = buffer_append_space_unsafe(conn->in, READ_BYTES);
-    ret = recv(conn->fd, room, READ_BYTES, MSG_DONTWAIT);
-    buffer_set_used_size(conn->in, used + (ret > 0 ? (size_t)ret : 0));
-    if (ret < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    if (ret <= 0 || !handle_buffered(conn))
-        conn_destroy(conn);
-}
-
-void replay_conn_create(int fd)
-{
-    const struct timeval patience = { .tv_sec = REPLAY_SEND_SECONDS_MAX, .tv_usec = 0 };
-    struct replay_conn *conn = i_new(struct replay_conn, 1);
-
-    conn->fd = fd;
-    /* Replies are written where they arise; only reading waits in the loop. */
-    net_set_nonblock(fd, FALSE);
-    if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0)
-        i_warning("setsockopt(SO_SNDTIMEO) failed: %m");
-    conn->in = buffer_create_dynamic(default_pool, READ_BYTES);
-    conn->io = io_add(fd, IO_READ, conn_input, conn);
-    conn->next = conns;
-    conns = conn;
-}
-
-void replay_conn_destroy_all(void)
-{
-    while (conns != NULL)
-        conn_destroy(conns);
 }

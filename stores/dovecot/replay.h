@@ -207,7 +207,7 @@ void replay_run_end(struct replay_apply *ap);
 /* Commits what is queued and closes all mailboxes of the user. */
 void replay_apply_settle(struct replay_apply *ap);
 
-/* replay-apply-mailbox.c, -message.c, -change.c, -attribute.c */
+/* replay-apply-mailbox.c, -subscription.c, -message.c, -change.c, -attribute.c */
 
 void replay_apply_mailbox(struct replay_apply *ap, const struct us_op *op, struct replay_result *result);
 /* Makes a mailbox of this identity exist under this name if none of the identity exists. */
@@ -230,17 +230,35 @@ bool replay_inbox_needs_renewal(struct mailbox *box);
 /* Empties it and makes it forget who it was; the handle is another one then. */
 bool replay_inbox_renew(struct mailbox **box, struct replay_result *result);
 
-/* replay-proto.c: one connection. */
+/* replay-conn.c: one connection. */
 
-struct replay_conn;
+/* Bytes of a message before its body. */
+#define REPLAY_HEAD_BYTES 12u
+
+struct replay_conn {
+    struct replay_conn *next;
+    int fd;
+    struct io *io;
+    buffer_t *in;
+    /* Account of the last USER; opened again when it has been closed for room. */
+    char *account;
+    char *spool;
+    bool hello;
+    bool broken;
+};
 
 void replay_conn_create(int fd);
 void replay_conn_destroy_all(void);
 /* Sends one reply; FALSE when the agent has gone. */
 bool replay_send(struct replay_conn *conn, uint16_t command, uint32_t request, enum replay_status status,
-         const void *body, size_t size);
+                 const void *body, size_t size);
 void replay_put_u16(buffer_t *out, uint16_t value);
 void replay_put_u32(buffer_t *out, uint32_t value);
+uint32_t replay_get_u32(const unsigned char *p);
+
+/* replay-proto.c: what a whole message asks for. */
+
+void replay_request(struct replay_conn *conn, const unsigned char *message, size_t size);
 
 /* replay-dump.c, replay-body.c */
 

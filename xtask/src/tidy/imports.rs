@@ -30,8 +30,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("apply", &["frame", "journal", "receive", "blob", "store", "digest"]),
     // Beside the path.
     ("blob", &[]),
-    ("store", &[]),
-    ("digest", &["store"]),
+    ("digest", &[]),
+    ("store", &["digest"]),
     ("resync", &["store", "digest", "blob", "frame", "journal", "apply"]),
     // Signal path.
     ("probe", &[]),
