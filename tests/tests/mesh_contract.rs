@@ -84,7 +84,10 @@ fn mesh_serves_dies_starts_and_leaves_nothing_behind() {
     assert!(!dir.exists());
     assert!(!listed("ip", &["netns", "list"]).contains(&tag), "network namespaces are left");
     assert!(!listed("ip", &["-o", "link"]).contains(&tag.replace('-', "")), "interfaces are left");
-    assert!(!listed("ps", &["-eo", "args"]).contains("understudy-trial"), "processes are left");
+    let name = dir.file_name().expect("a name").to_string_lossy().into_owned();
+    let short = tag.replace("us-", "/run/understudy-mesh/");
+    let processes = listed("ps", &["-eo", "args"]);
+    assert!(!processes.contains(&name) && !processes.contains(&short), "processes are left: {processes}");
 }
 
 #[test]

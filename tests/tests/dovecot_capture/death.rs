@@ -5,9 +5,9 @@
 
 use crate::tap::{Tap, pause};
 use crate::{PLUGINS, message, skipped, start};
+use rand::Rng as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use rand::Rng as _;
 use understudy_ring::Policy;
 use understudy_tests::dovecot::{Dovecot, FORMATS, run};
 use understudy_types::op::Op;
@@ -147,10 +147,14 @@ fn no_change_is_missed_when_processes_are_killed_at_random() {
             });
         }
         tap.settle();
-        let published: Vec<u32> = tap.ops(format).iter().filter_map(|op| match op {
-            Op::MessageSaved { message, .. } => Some(message.uid),
-            _ => None,
-        }).collect();
+        let published: Vec<u32> = tap
+            .ops(format)
+            .iter()
+            .filter_map(|op| match op {
+                Op::MessageSaved { message, .. } => Some(message.uid),
+                _ => None,
+            })
+            .collect();
         let lines = dovecot.look(&["fetch", "-u", format, "uid", "mailbox", "INBOX"]).expect("fetch");
         let stored: Vec<u32> = lines.lines().skip(1).filter_map(|l| l.trim().parse().ok()).collect();
         let missed: Vec<_> = stored.iter().filter(|uid| !published.contains(uid)).collect();

@@ -149,7 +149,12 @@ impl Tap {
     /// Whether the account is marked for comparison; waits a little for the mark.
     pub(crate) fn gap(&self, account: &str) -> bool {
         let bucket = gap_bucket(account.as_bytes());
-        (0..200).any(|_| self.notes(|n| n.gaps.contains(&bucket)) || { pause(); false })
+        (0..200).any(|_| {
+            self.notes(|n| n.gaps.contains(&bucket)) || {
+                pause();
+                false
+            }
+        })
     }
 
     /// Accounts of intents whose process died.
