@@ -52,15 +52,12 @@ fn components() -> Vec<String> {
 
 /// Installs compiler and bpf-linker for the kernel programs where they are missing.
 pub(super) fn ensure_kernel(dry_run: bool, verbose: bool) -> Result<KernelWay, Lack> {
-    let way = match compiler() {
-        Some(way) => way,
-        None => install_compiler(dry_run)?,
-    };
+    let way = compiler().map_or_else(|| install_compiler(dry_run), Ok);
     if let Some(linker) = run::which("bpf-linker") {
-        if verbose {
+        if let (true, Ok(way)) = (verbose, &way) {
             println!("kernel   have     {way:?} compiler, {}", linker.display());
         }
-        return Ok(way);
+        return way;
     }
     let remedy = format!("`LLVM_PREFIX={LLVM_PREFIX} cargo {}`", LINKER_INSTALL.join(" "));
     if say("kernel", "bpf-linker by cargo install", "links the kernel programs", dry_run) {
@@ -68,8 +65,8 @@ pub(super) fn ensure_kernel(dry_run: bool, verbose: bool) -> Result<KernelWay, L
         finish("cargo install bpf-linker", install.env("LLVM_PREFIX", LLVM_PREFIX).args(LINKER_INSTALL));
     }
     match run::which("bpf-linker") {
-        Some(_) => Ok(way),
-        None => Err(Lack::new("no bpf-linker", remedy)),
+        Some(_) => way,
+        None => way.and(Err(Lack::new("no bpf-linker", remedy))),
     }
 }
 
