@@ -94,7 +94,7 @@ impl GroupApplier {
                 }
             }
         }
-        let mut left = None;
+        let (mut left, mut refused) = (None, None);
         for _ in 0..PLAN_ROUNDS_MAX {
             let mut current = AccountState::default();
             let options = DumpOptions { messages: true, bodies: false };
@@ -104,23 +104,26 @@ impl GroupApplier {
                 return Ok(None);
             }
             left = first_difference(&target, &current);
-            if let Some(parked) = self.follow(account, ops, with_bodies, tools)? {
-                return Ok(Some(parked));
+            match self.follow(account, ops, with_bodies, tools)? {
+                Followed::Done => refused = None,
+                Followed::Refused(detail) => refused = Some(detail),
+                Followed::Wait(parked) => return Ok(Some(parked)),
             }
         }
         let left = left.map_or_else(String::new, |difference| difference.to_string());
-        let detail = format!("the store does not become equal to snapshot {number}: {left}");
+        let refused = refused.map_or_else(String::new, |detail| format!("; {detail}"));
+        let detail = format!("the store does not become equal to snapshot {number}: {left}{refused}");
         Ok(Some(Parked { since_seq: 0, detail, reason: Reason::Store { status: "no-convergence".into() } }))
     }
 
-    /// Applies the operations of a plan. `Some` when the account must wait.
+    /// Applies the operations of a plan.
     fn follow(
         &mut self,
         account: &str,
         ops: Vec<Op>,
         with_bodies: bool,
         tools: &mut Tools<'_>,
-    ) -> Result<Option<Parked>, ApplyError> {
+    ) -> Result<Followed, ApplyError> {
         let mut ops = ops.into_iter().peekable();
         while ops.peek().is_some() {
             let (mut items, mut bodies): (Vec<ApplyItem>, Vec<_>) = (Vec::new(), Vec::new());
@@ -133,25 +136,32 @@ impl GroupApplier {
                     // Asked once for bodies and not given this one: it is central storage that lacks it.
                     Err(Parked { reason: Reason::NeedsSnapshot { .. }, detail, .. }) if with_bodies => {
                         let reason = Reason::Store { status: "body-unknown".into() };
-                        return Ok(Some(Parked { since_seq: 0, detail, reason }));
+                        return Ok(Followed::Wait(Parked { since_seq: 0, detail, reason }));
                     }
-                    Err(parked) => return Ok(Some(parked)),
+                    Err(parked) => return Ok(Followed::Wait(parked)),
                 }
             }
             let outcomes = apply_counted(tools, account, &items)?;
             if let Some((item, outcome)) = items.iter().zip(&outcomes).find(|(_, outcome)| !is_fine(outcome.status)) {
                 let detail = format!("{}: {:?} {}", describe(&item.op), outcome.status, outcome.detail);
-                // A round later the plan starts from what the store has then; only what repeats is told.
-                tracing::debug!(account, detail, "an operation of a plan failed");
                 if matches!(outcome.status, crate::store::Status::Temporary | crate::store::Status::UnknownUser) {
                     let reason = Reason::Store { status: format!("{:?}", outcome.status).to_lowercase() };
-                    return Ok(Some(Parked { since_seq: 0, detail, reason }));
+                    return Ok(Followed::Wait(Parked { since_seq: 0, detail, reason }));
                 }
-                return Ok(None);
+                return Ok(Followed::Refused(detail));
             }
         }
-        Ok(None)
+        Ok(Followed::Done)
     }
+}
+
+/// How a plan went.
+enum Followed {
+    Done,
+    /// The store did not take an operation. The next plan starts from what the store has then; only what repeats is told.
+    Refused(String),
+    /// The account must wait.
+    Wait(Parked),
 }
 
 fn snapshot_number(op: &Op) -> u64 {
