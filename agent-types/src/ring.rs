@@ -209,7 +209,11 @@ impl Geometry {
     /// [`RingError::Geometry`] with the name of the first size that is out of range or no power of two.
     pub fn layout(self) -> Result<Layout, RingError> {
         let check = |name, value: u32, min: u32, max: u32| {
-            if value.is_power_of_two() && (min..=max).contains(&value) { Ok(value as usize) } else { Err(RingError::Geometry(name)) }
+            if value.is_power_of_two() && (min..=max).contains(&value) {
+                Ok(value as usize)
+            } else {
+                Err(RingError::Geometry(name))
+            }
         };
         let data_words = check("data_bytes", self.data_bytes, DATA_BYTES_MIN, DATA_BYTES_MAX)? / 8;
         let descriptors = check("descriptors", self.descriptors, 4, DESCRIPTORS_MAX)?;
@@ -553,7 +557,10 @@ impl RecordHeader {
         };
         [
             RECORD_MAGIC as u64,
-            RECORD_VERSION as u64 | (self.kind as u64) << 8 | (self.flags as u64) << 16 | (self.owner.slot as u64) << 32,
+            RECORD_VERSION as u64
+                | (self.kind as u64) << 8
+                | (self.flags as u64) << 16
+                | (self.owner.slot as u64) << 32,
             self.index & INDEX_MASK,
             pair(self.account_bytes, self.payload_bytes),
             self.intent,
@@ -585,7 +592,11 @@ impl RecordHeader {
         }
         let (account_bytes, payload_bytes) = (low(words[3]), high(words[3]));
         if account_bytes as usize > ACCOUNT_BYTES_MAX {
-            return Err(RingError::RecordLength { field: "account_bytes", found: account_bytes, max: ACCOUNT_BYTES_MAX as u32 });
+            return Err(RingError::RecordLength {
+                field: "account_bytes",
+                found: account_bytes,
+                max: ACCOUNT_BYTES_MAX as u32,
+            });
         }
         // The account is bounded, so the sum cannot overflow.
         if payload_bytes as usize > record_bytes_max
@@ -905,7 +916,8 @@ mod tests {
 
     #[test]
     fn a_policy_comes_back_and_foreign_values_are_refused() {
-        let policy = Policy { level: AckLevel::Peer, peers: 2, on_full: OnFull::Refuse, generation: 9, ..Policy::default() };
+        let policy =
+            Policy { level: AckLevel::Peer, peers: 2, on_full: OnFull::Refuse, generation: 9, ..Policy::default() };
         assert_eq!(Policy::decode(&policy.encode()), Ok(policy));
         for at in [0, 1, 2, 4, 5, 6, 7, 24, 31] {
             let mut bytes = policy.encode();

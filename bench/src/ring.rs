@@ -92,7 +92,10 @@ fn publish_and_push(producer: &Producer, consumer: &mut Consumer, batches: u64) 
         push_ns.push(ns_since(start));
         while queue.pop().is_some() {}
     }
-    Ok((row("ring publish, 256 bytes", publish_ns, BATCH_CALLS), row("ArrayQueue push, 256 bytes", push_ns, BATCH_CALLS)))
+    Ok((
+        row("ring publish, 256 bytes", publish_ns, BATCH_CALLS),
+        row("ArrayQueue push, 256 bytes", push_ns, BATCH_CALLS),
+    ))
 }
 
 /// Records that go through from one thread to another, per second, with the latency of each publication.
@@ -131,7 +134,8 @@ fn stream(producer: &Producer, consumer: &mut Consumer, records: u64) -> Result<
         publisher.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))?.context("cannot publish")
     })?;
     let mut row = row("ring stream to another thread", samples, 1);
-    row.per_second = u64::try_from(u128::from(records) * 1_000_000_000 / u128::from(elapsed_ns.max(1))).unwrap_or(u64::MAX);
+    row.per_second =
+        u64::try_from(u128::from(records) * 1_000_000_000 / u128::from(elapsed_ns.max(1))).unwrap_or(u64::MAX);
     Ok(row)
 }
 
@@ -159,7 +163,8 @@ fn acknowledged(producer: &Producer, consumer: &mut Consumer, rounds: u64) -> Re
             let mut samples = Vec::new();
             for number in 0..rounds {
                 let start = now();
-                let published = producer.publish(&RecordSpec::op(b"u0001@example.test", &[7; PAYLOAD_BYTES], number).answered())?;
+                let published =
+                    producer.publish(&RecordSpec::op(b"u0001@example.test", &[7; PAYLOAD_BYTES], number).answered())?;
                 let at = published.completion.context("no completion slot")?;
                 let outcome = producer.wait(at, 10_000_000_000, OnFull::Wait);
                 anyhow::ensure!(matches!(outcome, Outcome::Answered { .. }), "no answer");
@@ -237,7 +242,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(());
     }
-    println!("{} processors, payload {} bytes{}", report.processors, report.payload_bytes, if report.quick { ", quick mode: no figures" } else { "" });
+    println!(
+        "{} processors, payload {} bytes{}",
+        report.processors,
+        report.payload_bytes,
+        if report.quick { ", quick mode: no figures" } else { "" }
+    );
     println!("{:<38} {:>10} {:>10} {:>12} {:>10}", "", "p50 ns", "p99 ns", "per second", "calls");
     for row in &report.rows {
         println!("{:<38} {:>10} {:>10} {:>12} {:>10}", row.name, row.p50_ns, row.p99_ns, row.per_second, row.calls);

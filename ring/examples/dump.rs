@@ -50,7 +50,9 @@ fn main() -> ExitCode {
             let account = String::from_utf8_lossy(&record.account);
             let (kind, intent) = (record.kind, record.intent);
             match kind {
-                RecordKind::Op => println!("{account} intent={intent} flags={} {:?}", record.flags, Op::decode(&record.payload)),
+                RecordKind::Op => {
+                    println!("{account} intent={intent} flags={} {:?}", record.flags, Op::decode(&record.payload))
+                }
                 _ => println!("{account} intent={intent} {kind:?} {:02x?}", record.payload),
             }
             if let Some(at) = record.completion {

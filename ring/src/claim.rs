@@ -59,9 +59,7 @@ impl<'a> Core<'a> {
 
     /// Whether the word is a record of this lap with a possible length.
     pub(crate) fn plausible(&self, word: Descriptor, lap: u64) -> bool {
-        word.state() != State::Free
-            && word.lap() == lap
-            && (1..=self.data.len()).contains(&(word.units() as usize))
+        word.state() != State::Free && word.lap() == lap && (1..=self.data.len()).contains(&(word.units() as usize))
     }
 
     pub(crate) fn head(&self) -> Cursor {

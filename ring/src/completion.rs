@@ -196,9 +196,7 @@ impl<'a> Slots<'a> {
             .filter(|words| {
                 let found = Word(words[0].load(Ordering::Acquire));
                 let taken = found.state() == PENDING || found.state() >= DONE;
-                taken
-                    && !alive(found.slot(), found.short_incarnation())
-                    && Self::swap(words, found, found.freed())
+                taken && !alive(found.slot(), found.short_incarnation()) && Self::swap(words, found, found.freed())
             })
             .count()
     }

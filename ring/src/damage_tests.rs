@@ -62,7 +62,9 @@ fn every_one_bit_damage_of_a_record_is_reported_and_its_neighbours_are_delivered
             word.set(word.get() ^ 1 << (bit % 64));
             let events = drain(&mut consumer);
             assert_eq!(payloads(&events), [1, 3], "bit {bit}");
-            let reported = events.iter().filter(|event| matches!(event, Event::Damaged { from, to, .. } if *from == before + 1 && *to == before + 2));
+            let reported = events.iter().filter(
+                |event| matches!(event, Event::Damaged { from, to, .. } if *from == before + 1 && *to == before + 2),
+            );
             assert_eq!(reported.count(), 1, "bit {bit}: {events:?}");
             goes_on(&producer, &mut consumer, bit);
         }
@@ -110,9 +112,11 @@ fn every_one_bit_damage_of_head_is_survived_by_producers_that_saw_it_first() {
     for bit in 0..64 {
         let (memory, producer, mut consumer) = three(17);
         memory.words().control[word::HEAD].fetch_xor(1 << bit, Ordering::SeqCst);
-        let published = (4..=6).filter(|number| producer.publish(&RecordSpec::op(b"ada", &[*number; 16], 0)).is_ok()).count();
+        let published =
+            (4..=6).filter(|number| producer.publish(&RecordSpec::op(b"ada", &[*number; 16], 0)).is_ok()).count();
         let events = drain(&mut consumer);
-        let lost: u64 = events.iter().map(|event| if let Event::Damaged { from, to, .. } = event { to - from } else { 0 }).sum();
+        let lost: u64 =
+            events.iter().map(|event| if let Event::Damaged { from, to, .. } = event { to - from } else { 0 }).sum();
         let got = payloads(&events);
         assert!(got.len() as u64 + lost >= 3 + published as u64, "bit {bit}: {published} published, {events:?}");
         assert_eq!(got.first(), Some(&1), "bit {bit}: {events:?}");
@@ -139,7 +143,8 @@ fn every_one_bit_damage_of_a_completion_slot_ends_in_an_outcome() {
         let mut consumer = consumer(&memory);
         let at = producer.publish(&RecordSpec::op(b"a", b"x", 0).answered()).unwrap().completion.unwrap();
         let Some(Event::Record(record)) = consumer.poll() else { panic!("no record") };
-        memory.words().control[memory.layout().completions + at.slot as usize * 8].fetch_xor(1 << bit, Ordering::SeqCst);
+        memory.words().control[memory.layout().completions + at.slot as usize * 8]
+            .fetch_xor(1 << bit, Ordering::SeqCst);
         consumer.complete(record.completion.unwrap(), Status::Durable, b"");
         match producer.wait(at, 0, OnFull::Wait) {
             Outcome::Answered { status, .. } => assert_eq!(status, Status::Durable, "bit {bit}"),
@@ -157,12 +162,14 @@ fn random_words_anywhere_never_panic_and_never_go_on_for_ever() {
         let layout = *memory.layout();
         for _ in 0..random.random_range(1..200) {
             match random.random_range(0..4) {
-                0 => memory.words().control[random.random_range(16..layout.data)].store(random.random(), Ordering::SeqCst),
+                0 => memory.words().control[random.random_range(16..layout.data)]
+                    .store(random.random(), Ordering::SeqCst),
                 1 => memory.words().data[random.random_range(0..512)].set(random.random()),
                 2 => {
                     let at = layout.descriptors + random.random_range(0..16);
                     let found = Descriptor(memory.words().control[at].load(Ordering::SeqCst));
-                    let state = [State::Free, State::Reserved, State::Committed, State::Abandoned][random.random_range(0..4)];
+                    let state =
+                        [State::Free, State::Reserved, State::Committed, State::Abandoned][random.random_range(0..4)];
                     memory.words().control[at].store(found.with_state(state).0, Ordering::SeqCst);
                 }
                 _ => {

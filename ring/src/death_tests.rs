@@ -57,7 +57,14 @@ fn a_producer_that_dies_after_any_step_stops_nobody() {
             } else {
                 let claim = core.claim(9, dying.owner()).unwrap();
                 if step != DiedAfter::MovingHead {
-                    record::write(&core, claim.at.position(), &header(&dying, claim.at, 5), checksum_seed(7), b"", b"whole");
+                    record::write(
+                        &core,
+                        claim.at.position(),
+                        &header(&dying, claim.at, 5),
+                        checksum_seed(7),
+                        b"",
+                        b"whole",
+                    );
                 }
                 if step == DiedAfter::HalfTheRecord {
                     core.data[8].set(0);
@@ -79,7 +86,10 @@ fn a_producer_that_dies_after_any_step_stops_nobody() {
             if !helped {
                 assert_eq!(living.publish(&RecordSpec::op(b"", b"second", 0)).unwrap().index, 1, "{step:?}");
             }
-            assert!(matches!(poll_for(&mut consumer), Event::Record(record) if record.payload == b"second"), "{step:?}");
+            assert!(
+                matches!(poll_for(&mut consumer), Event::Record(record) if record.payload == b"second"),
+                "{step:?}"
+            );
             consumer.release(2);
             assert_eq!(consumer.stats().used_bytes, 0);
         }
@@ -117,7 +127,9 @@ fn a_dead_agent_in_the_middle_of_a_release_is_finished_by_the_next() {
         drop(first);
         let mut second = consumer(&memory);
         assert_eq!(second.release_index(), 3, "{freed} freed");
-        assert!(matches!(poll_for(&mut second), Event::Record(record) if record.index == 3 && record.payload == [3; 16]));
+        assert!(
+            matches!(poll_for(&mut second), Event::Record(record) if record.index == 3 && record.payload == [3; 16])
+        );
     }
 }
 
@@ -143,7 +155,10 @@ fn an_intent_of_a_dead_producer_comes_after_its_records_and_only_if_it_is_open()
         assert!(matches!(poll_for(&mut consumer), Event::Record(_)));
     }
     let orphan = orphan(poll_for(&mut consumer));
-    assert_eq!((orphan.intent, orphan.account.as_deref(), orphan.payload.as_slice()), (open, Some(&b"bob"[..]), &b"box 3"[..]));
+    assert_eq!(
+        (orphan.intent, orphan.account.as_deref(), orphan.payload.as_slice()),
+        (open, Some(&b"bob"[..]), &b"box 3"[..])
+    );
     assert_eq!(consumer.take_gaps(), vec![gap_bucket(b"bob")], "kept until it is done");
     assert_eq!(consumer.stats().intents_open, 0);
 }

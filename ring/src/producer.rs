@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use thiserror::Error;
 use understudy_types::ring::{
-    ACCOUNT_BYTES_MAX, ANSWER_BYTES_MAX, COMPLETION_WORDS, CompletionRef, FLAG_FENCED, FLAG_RETIRED,
-    OnFull, Owner, Policy, RECORD_CLOSES_INTENT, RecordHeader, RecordKind, Status, checksum_seed, word,
+    ACCOUNT_BYTES_MAX, ANSWER_BYTES_MAX, COMPLETION_WORDS, CompletionRef, FLAG_FENCED, FLAG_RETIRED, OnFull, Owner,
+    Policy, RECORD_CLOSES_INTENT, RecordHeader, RecordKind, Status, checksum_seed, word,
 };
 
 /// The agent counts as absent when its last sign of life is older, in nanoseconds. It beats at every poll and at
@@ -478,7 +478,8 @@ impl<M: Memory> Producer<M> {
             let left_ns = deadline_ns.saturating_sub(mono_ns());
             let absent = when_absent != OnFull::Wait && !self.agent_alive();
             if left_ns == 0 || absent {
-                let late = slots.cancel(at).map(|answer| Outcome::Answered { status: answer.status, answer: answer.bytes });
+                let late =
+                    slots.cancel(at).map(|answer| Outcome::Answered { status: answer.status, answer: answer.bytes });
                 return late.unwrap_or(if absent { Outcome::Absent } else { Outcome::TimedOut });
             }
             // Longer than for space: a missed wake cannot happen here (the futex word itself changes), only the
@@ -521,7 +522,9 @@ impl<M: Memory> Producer<M> {
             _ => return Ok(self.assumed_policy()),
         };
         Ok(match self.wait(at, timeout_ns, OnFull::Refuse) {
-            Outcome::Answered { status: Status::Policy, answer } => Policy::decode(&answer).unwrap_or_else(|_| self.assumed_policy()),
+            Outcome::Answered { status: Status::Policy, answer } => {
+                Policy::decode(&answer).unwrap_or_else(|_| self.assumed_policy())
+            }
             _ => self.assumed_policy(),
         })
     }
@@ -534,7 +537,14 @@ impl<M: Memory> Producer<M> {
     ///
     /// # Errors
     /// [`PublishError`], before anything was changed.
-    pub fn intent_begin(&self, account: &[u8], what: &[u8], wall_ns: u64, on_full: OnFull, full_wait_ns: u64) -> Result<u64, PublishError> {
+    pub fn intent_begin(
+        &self,
+        account: &[u8],
+        what: &[u8],
+        wall_ns: u64,
+        on_full: OnFull,
+        full_wait_ns: u64,
+    ) -> Result<u64, PublishError> {
         let intent = self.next_intent.fetch_add(1, Ordering::Relaxed);
         let op = RecordSpec::op(account, what, wall_ns);
         self.publish(&RecordSpec { kind: RecordKind::Intent, intent, on_full, full_wait_ns, ..op })?;

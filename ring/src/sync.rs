@@ -8,9 +8,9 @@
 pub(crate) use loom::sync::atomic::{AtomicU64, fence};
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::AtomicU64;
+pub(crate) use std::sync::atomic::Ordering;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, fence};
-pub(crate) use std::sync::atomic::Ordering;
 
 /// A word of the data area. Real memory: a relaxed atomic, so a torn or racing access is never undefined.
 #[cfg(not(loom))]

@@ -71,7 +71,8 @@ fn publish_for_ever(path: &Path, life: u64, noted: &AtomicU64) -> ! {
             let spec = RecordSpec::op(b"ada@example.test", &bytes, 0);
             let waiting = RecordSpec { on_full: OnFull::Wait, full_wait_ns: 60_000_000_000, ..spec };
             if number % 8 == 0 {
-                let intent = producer.intent_begin(b"ada@example.test", b"box", 0, OnFull::Wait, 60_000_000_000).unwrap();
+                let intent =
+                    producer.intent_begin(b"ada@example.test", b"box", 0, OnFull::Wait, 60_000_000_000).unwrap();
                 producer.publish(&waiting.closing(intent)).unwrap();
             } else {
                 producer.publish(&waiting).unwrap();

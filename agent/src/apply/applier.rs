@@ -476,11 +476,11 @@ pub(super) fn is_of_snapshot(op: &Op) -> bool {
     }
 }
 
+/// Sequence, account, and the operation or why it is none.
+pub(super) type OpenedOp = (u64, String, Result<Op, String>);
+
 /// The operations of a frame with sequence and account.
-pub(super) fn opened(
-    codec: &mut FrameCodec,
-    frame: &Frame,
-) -> Result<Vec<(u64, String, Result<Op, String>)>, FrameError> {
+pub(super) fn opened(codec: &mut FrameCodec, frame: &Frame) -> Result<Vec<OpenedOp>, FrameError> {
     let opened = codec.open(frame)?;
     let one = |(seq, entry): (Sequence, understudy_types::op::Entry<'_>)| {
         (seq.0, entry.account.to_owned(), Op::decode(entry.op).map_err(|error| error.to_string()))

@@ -92,8 +92,7 @@ impl GroupBatch {
         if self.builder.is_empty() {
             return false;
         }
-        let full =
-            self.builder.count() as usize >= limits.ops_max || self.builder.body_bytes() >= limits.bytes_max;
+        let full = self.builder.count() as usize >= limits.ops_max || self.builder.body_bytes() >= limits.bytes_max;
         // While frames are on their way to disk, waiting costs nothing and makes the next frame larger.
         let disk_free = self.in_flight < FRAMES_IN_FLIGHT_MAX;
         full || (disk_free && (idle || now.since_ns(self.oldest) >= limits.linger_ns))

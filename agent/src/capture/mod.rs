@@ -15,8 +15,8 @@ use std::thread::JoinHandle;
 use crossbeam::atomic::AtomicCell;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use understudy_ring::{
-    AttachError, Completer, CompletionRef, Consumer, ConsumerOptions, ConsumerStats, Event, Record, RecordKind, Status, Waker,
-    gap_bucket,
+    AttachError, Completer, CompletionRef, Consumer, ConsumerOptions, ConsumerStats, Event, Record, RecordKind, Status,
+    Waker, gap_bucket,
 };
 use understudy_types::op::Fields;
 
@@ -40,15 +40,26 @@ pub struct CapturedOp {
 pub enum Captured {
     Op(CapturedOp),
     /// A session of this account began.
-    Opened { account: String },
+    Opened {
+        account: String,
+    },
     /// Something about this account may have been missed: compare it.
-    Compare { account: String, why: String },
+    Compare {
+        account: String,
+        why: String,
+    },
     /// As [`Captured::Compare`], for every account whose [`gap_bucket`] is one of these.
-    CompareBuckets { buckets: Vec<u16> },
+    CompareBuckets {
+        buckets: Vec<u16>,
+    },
     /// As [`Captured::Compare`], for every account of this node.
-    CompareAll { why: String },
+    CompareAll {
+        why: String,
+    },
     /// Everything before this index has been handed over, and nothing more is there now.
-    Idle { read_index: u64 },
+    Idle {
+        read_index: u64,
+    },
 }
 
 enum Command {
@@ -98,7 +109,11 @@ impl Capture {
         };
         let state = State { consumer, view, events, orders, release, stats };
         let thread = std::thread::Builder::new().name("capture".into()).spawn(move || state.run());
-        this.thread = Some(thread.map_err(|source| AttachError::Io { what: "start a thread for", path: path.to_path_buf(), source })?);
+        this.thread = Some(thread.map_err(|source| AttachError::Io {
+            what: "start a thread for",
+            path: path.to_path_buf(),
+            source,
+        })?);
         Ok(this)
     }
 
@@ -253,4 +268,3 @@ impl State {
         }
     }
 }
-

@@ -6,8 +6,8 @@
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use understudy_ring::{AckLevel, OnFull, OnTimeout, Policy};
-use understudy_types::ring::Role;
 use understudy_types::id::{GroupId, NodeId};
+use understudy_types::ring::Role;
 
 use crate::config::Placement;
 use crate::rules::{self, Level, Resolved, Rules};

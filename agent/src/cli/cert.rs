@@ -112,7 +112,8 @@ pub fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
             if stem.is_empty() || stem.starts_with('.') || stem.contains('/') || stem.chars().any(char::is_control) {
                 return Err(Failure::Usage(format!("`{stem}` cannot be the name of a file; choose one with `--file`")));
             }
-            let authority = CertifiedPem { certificate: read(&ca.join(AUTHORITY_FILE))?, key: read(&ca.join(AUTHORITY_KEY_FILE))? };
+            let authority =
+                CertifiedPem { certificate: read(&ca.join(AUTHORITY_FILE))?, key: read(&ca.join(AUTHORITY_KEY_FILE))? };
             let node = NodeId::new(*node).ok_or_else(|| Failure::Usage(format!("`{node}` is no node number")))?;
             let what = NodeCertificate {
                 cluster: cluster_of(cluster),
@@ -166,9 +167,11 @@ fn write(context: &Context, directory: &Path, files: &[(PathBuf, String, u32)], 
     if let Some((path, ..)) = files.iter().find(|(path, ..)| !force && path.symlink_metadata().is_ok()) {
         return Err(Failure::Usage(format!("`{}` is there already; `--force` overwrites it", path.display())));
     }
-    std::fs::create_dir_all(directory).map_err(|error| Failure::Other(format!("cannot make `{}`: {error}", directory.display())))?;
+    std::fs::create_dir_all(directory)
+        .map_err(|error| Failure::Other(format!("cannot make `{}`: {error}", directory.display())))?;
     for (path, text, mode) in files {
-        write_one(path, text, *mode).map_err(|error| Failure::Other(format!("cannot write `{}`: {error}", path.display())))?;
+        write_one(path, text, *mode)
+            .map_err(|error| Failure::Other(format!("cannot write `{}`: {error}", path.display())))?;
     }
     let written: Vec<_> = files.iter().map(|(path, ..)| path.display().to_string()).collect();
     if context.global.json {
@@ -185,7 +188,8 @@ fn write_one(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
     name.push(format!(".new{}", std::process::id()));
     let new = PathBuf::from(name);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
-    let done = file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&new, path));
+    let done =
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&new, path));
     if done.is_err() {
         // The error that led here is the one to tell.
         let _ = std::fs::remove_file(&new);
@@ -197,7 +201,8 @@ fn show(context: &Context, file: &Path) -> Result<Exit, Failure> {
     let bad = |what: &str| Failure::Other(format!("`{}` {what}", file.display()));
     let pem = read(file)?;
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| bad("holds no certificate"))?;
-    let (_, certificate) = X509Certificate::from_der(&der).map_err(|_| bad("holds a certificate that cannot be read"))?;
+    let (_, certificate) =
+        X509Certificate::from_der(&der).map_err(|_| bad("holds a certificate that cannot be read"))?;
     let identity = identity_of(&der);
     let names: Vec<String> = certificate
         .subject_alternative_name()
@@ -205,7 +210,8 @@ fn show(context: &Context, file: &Path) -> Result<Exit, Failure> {
         .flatten()
         .map(|names| names.value.general_names.iter().map(name_text).collect())
         .unwrap_or_default();
-    let (from_s, until_s) = (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
+    let (from_s, until_s) =
+        (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
     let now_s = i64::try_from(clock::wall_ns() / 1_000_000_000).unwrap_or(i64::MAX);
     let valid = (from_s..=until_s).contains(&now_s);
     if context.global.json {
@@ -225,11 +231,14 @@ fn show(context: &Context, file: &Path) -> Result<Exit, Failure> {
         let line = |what: &str, value: String| format!("{what:<12}{value}\n");
         let mut text = line("subject", certificate.subject().to_string());
         text += &line("issuer", certificate.issuer().to_string());
-        text += &line("is for", match identity {
-            Some(identity) => identity.to_string(),
-            None if certificate.is_ca() => "an authority".to_owned(),
-            None => "no node: agents refuse it".to_owned(),
-        });
+        text += &line(
+            "is for",
+            match identity {
+                Some(identity) => identity.to_string(),
+                None if certificate.is_ca() => "an authority".to_owned(),
+                None => "no node: agents refuse it".to_owned(),
+            },
+        );
         for name in &names {
             text += &line("name", name.clone());
         }
@@ -264,8 +273,11 @@ mod tests {
     use crate::cli::Global;
 
     fn cert(words: &[&str]) -> Result<Exit, Failure> {
-        let matches = Args::augment_args(clap::Command::new("cert")).try_get_matches_from(std::iter::once(&"cert").chain(words));
-        let args = matches.and_then(|matches| Args::from_arg_matches(&matches)).map_err(|error| Failure::Usage(error.to_string()))?;
+        let matches =
+            Args::augment_args(clap::Command::new("cert")).try_get_matches_from(std::iter::once(&"cert").chain(words));
+        let args = matches
+            .and_then(|matches| Args::from_arg_matches(&matches))
+            .map_err(|error| Failure::Usage(error.to_string()))?;
         let global = Global { config: None, set: Vec::new(), admin_socket: None, json: true };
         run(&Context { global }, &args)
     }
@@ -276,13 +288,34 @@ mod tests {
         let path = |name: &str| directory.path().join(name).display().to_string();
         let (ca, out) = (path("ca"), path("out"));
         assert_eq!(cert(&["ca", "--out", &ca]).ok(), Some(Exit::Fine));
-        let node = ["node", "--ca", &ca, "--node", "3", "--name", "mail3", "--address", "192.0.2.3", "--cluster", "staging", "--out", &out];
+        let node = [
+            "node",
+            "--ca",
+            &ca,
+            "--node",
+            "3",
+            "--name",
+            "mail3",
+            "--address",
+            "192.0.2.3",
+            "--cluster",
+            "staging",
+            "--out",
+            &out,
+        ];
         assert_eq!(cert(&node).ok(), Some(Exit::Fine));
-        for (file, mode) in [("ca/ca.key", 0o600), ("ca/ca.pem", 0o644), ("out/mail3.key", 0o600), ("out/mail3.pem", 0o644), ("out/ca.pem", 0o644)] {
+        for (file, mode) in [
+            ("ca/ca.key", 0o600),
+            ("ca/ca.pem", 0o644),
+            ("out/mail3.key", 0o600),
+            ("out/mail3.pem", 0o644),
+            ("out/ca.pem", 0o644),
+        ] {
             let meta = std::fs::metadata(path(file)).expect(file);
             assert_eq!(meta.permissions().mode() & 0o777 & !0o022, mode & !0o022, "{file}");
         }
-        let der = CertificateDer::from_pem_slice(read(Path::new(&path("out/mail3.pem"))).expect("a file").as_bytes()).expect("PEM");
+        let der = CertificateDer::from_pem_slice(read(Path::new(&path("out/mail3.pem"))).expect("a file").as_bytes())
+            .expect("PEM");
         let identity = identity_of(&der).expect("a node's certificate");
         assert_eq!((identity.node.get(), identity.cluster), (3, Cluster::Text("staging".to_owned()).id()));
         assert_eq!(cluster_of("77"), ClusterId(77));
@@ -294,15 +327,22 @@ mod tests {
         assert_ne!(read(Path::new(&path("out/mail3.key"))).expect("a file"), before);
         assert_eq!(cert(&["show", &path("out/mail3.pem")]).ok(), Some(Exit::Fine));
         assert!(cert(&["show", &path("out/mail3.key")]).is_err(), "a key is no certificate");
-        assert!(matches!(cert(&["node", "--ca", &ca, "--node", "0", "--name", "x", "--cluster", "1", "--out", &out]), Err(Failure::Usage(_))));
-        assert!(matches!(cert(&["node", "--ca", &ca, "--node", "4", "--name", "../x", "--cluster", "1", "--out", &out]), Err(Failure::Usage(_))));
+        assert!(matches!(
+            cert(&["node", "--ca", &ca, "--node", "0", "--name", "x", "--cluster", "1", "--out", &out]),
+            Err(Failure::Usage(_))
+        ));
+        assert!(matches!(
+            cert(&["node", "--ca", &ca, "--node", "4", "--name", "../x", "--cluster", "1", "--out", &out]),
+            Err(Failure::Usage(_))
+        ));
     }
 
     #[test]
     fn one_that_has_expired_is_a_bad_answer() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let file = directory.path().join("old.pem");
-        let made = issue_authority("old", days_of(1), clock::wall_ns() - 3 * DAY_S * 1_000_000_000).expect("an authority");
+        let made =
+            issue_authority("old", days_of(1), clock::wall_ns() - 3 * DAY_S * 1_000_000_000).expect("an authority");
         write_one(&file, &made.certificate, CERTIFICATE_MODE).expect("a file");
         assert_eq!(cert(&["show", &file.display().to_string()]).ok(), Some(Exit::Bad));
     }

@@ -33,9 +33,10 @@ fn pass(verifier: &Verifier, queries: &Sender<Query>) -> bool {
             continue;
         }
         std::thread::sleep(Duration::from_millis(COMPARE_PAUSE_MS));
-        let differs = verifier.verify(std::slice::from_ref(&account)).into_iter().find(|result| {
-            !result.equal && result.error.is_none()
-        });
+        let differs = verifier
+            .verify(std::slice::from_ref(&account))
+            .into_iter()
+            .find(|result| !result.equal && result.error.is_none());
         if let Some(result) = differs {
             let why = result.first_difference.unwrap_or_default();
             tracing::warn!(account, replica = result.replica, why, "a replica differs; the account is copied anew");

@@ -152,7 +152,13 @@ impl Core {
         }
         self.seen(&op.account);
         let Some(own) = self.own.get_mut(&group) else { return };
-        let level = |seq| Waiting { seq, account: op.account.clone(), at: at_of(&op), level: policy.level, peers: policy.peers };
+        let level = |seq| Waiting {
+            seq,
+            account: op.account.clone(),
+            at: at_of(&op),
+            level: policy.level,
+            peers: policy.peers,
+        };
         if op.index <= own.ring_journaled && own.ring_journaled != 0 {
             // This agent's predecessor journaled it and died before it let go of it.
             if op.completion.is_some() {
@@ -486,7 +492,9 @@ impl Core {
             ExportEvent::Op { account, op } => {
                 let Some(group) = self.view.read().own_group(&account) else { return };
                 let blob = op.blob();
-                if let (Some(seq), Some(blob)) = (self.push(group, &account, clock::wall_ns(), &op.encode(), None), blob) {
+                if let (Some(seq), Some(blob)) =
+                    (self.push(group, &account, clock::wall_ns(), &op.encode(), None), blob)
+                {
                     self.body(group, &account, seq, blob);
                 }
             }
@@ -552,7 +560,11 @@ impl Core {
                 .collect();
             for (at, status) in own.acks.ready(own.journaled, &acked) {
                 self.capture.complete(at, status);
-                let outcome = crate::metrics::Outcome::new(if status == RingStatus::Replicated { "replicated" } else { "durable" });
+                let outcome = crate::metrics::Outcome::new(if status == RingStatus::Replicated {
+                    "replicated"
+                } else {
+                    "durable"
+                });
                 self.metrics.acks.get_or_create(&outcome).inc();
             }
         }
@@ -620,4 +632,3 @@ pub(super) fn replicas_text(replicas: &[NodeId]) -> String {
 fn at_of(op: &CapturedOp) -> CompletionRef {
     op.completion.unwrap_or(CompletionRef { slot: 0, ticket: 0 })
 }
-

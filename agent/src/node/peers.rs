@@ -22,7 +22,9 @@ impl Core {
     /// Takes what the transport reports.
     pub(crate) fn transport_event(&mut self, event: TransportEvent) {
         match event {
-            TransportEvent::Connected { peer, link, channel: Channel::Data, positions, credit_bytes, software, .. } => {
+            TransportEvent::Connected {
+                peer, link, channel: Channel::Data, positions, credit_bytes, software, ..
+            } => {
                 tracing::info!(peer = self.name(peer), software, "connected");
                 self.links.insert(peer, link);
                 let labels = crate::metrics::Peer::new(&self.name(peer));
@@ -85,7 +87,12 @@ impl Core {
                 if self.own.contains_key(&group) {
                     self.ship(ShipEvent::PeerNeedsResync { peer, link, group, reason });
                 } else {
-                    tracing::warn!(group = group.0, peer = self.name(peer), ?reason, "the group's stream begins anew here");
+                    tracing::warn!(
+                        group = group.0,
+                        peer = self.name(peer),
+                        ?reason,
+                        "the group's stream begins anew here"
+                    );
                     self.rebase_next.insert(group);
                 }
             }
@@ -125,7 +132,12 @@ impl Core {
                 }
             }
             Decision::Fenced { known } => {
-                tracing::warn!(peer = self.name(peer), group = group.0, known = known.0, "a frame of a fenced node was refused");
+                tracing::warn!(
+                    peer = self.name(peer),
+                    group = group.0,
+                    known = known.0,
+                    "a frame of a fenced node was refused"
+                );
             }
             Decision::Gap { expected } => {
                 self.transport.close(link, format!("frames of group {group} before {expected} are missing"));
@@ -223,14 +235,20 @@ impl Core {
             }
             ShipAction::Fenced { peer, group, ours, theirs } => {
                 tracing::error!(
-                    peer = self.name(peer), group = group.0, ours = ours.0, theirs = theirs.0,
+                    peer = self.name(peer),
+                    group = group.0,
+                    ours = ours.0,
+                    theirs = theirs.0,
                     "a peer knows a newer epoch: this node must not be active for the group"
                 );
                 None
             }
             ShipAction::WentBack { peer, group, acked, now } => {
                 tracing::error!(
-                    peer = self.name(peer), group = group.0, acked = acked.0, now = now.0,
+                    peer = self.name(peer),
+                    group = group.0,
+                    acked = acked.0,
+                    now = now.0,
                     "a peer no longer has what it had acknowledged: its journal was lost"
                 );
                 if let Some(own) = self.own.get_mut(&group) {
@@ -255,7 +273,13 @@ impl Core {
         reason: ResyncReason,
     ) -> ShipEvent {
         let at = self.reader.tail(group).sequence;
-        tracing::warn!(peer = self.name(peer), group = group.0, ?reason, at = at.0, "resync needed: accounts are copied anew");
+        tracing::warn!(
+            peer = self.name(peer),
+            group = group.0,
+            ?reason,
+            at = at.0,
+            "resync needed: accounts are copied anew"
+        );
         // If the link is gone, the peer's position is judged again when it is back.
         let _ = self.transport.send_on(link, &Message::ResyncNeeded { group, epoch, reason });
         let accounts: BTreeSet<String> = self
@@ -313,7 +337,13 @@ impl Core {
     }
 
     /// Asks a peer something; the answer goes to `reply`.
-    pub(crate) fn ask(&mut self, peer: NodeId, kind: u16, body: Vec<u8>, reply: Option<Sender<Result<Vec<u8>, String>>>) {
+    pub(crate) fn ask(
+        &mut self,
+        peer: NodeId,
+        kind: u16,
+        body: Vec<u8>,
+        reply: Option<Sender<Result<Vec<u8>, String>>>,
+    ) {
         let Some(link) = self.links.get(&peer).copied() else {
             if let Some(reply) = reply {
                 let _ = reply.send(Err("the peer is not connected".into()));

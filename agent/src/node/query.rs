@@ -37,15 +37,35 @@ pub(crate) struct AccountPosition {
 
 /// A question to the event loop. An answer that nobody takes any more is dropped.
 pub(crate) enum Query {
-    Status { with_accounts: bool, reply: Sender<Status> },
-    Top { reply: Sender<serde_json::Value> },
-    Account { account: String, reply: Sender<Option<AccountPosition>> },
+    Status {
+        with_accounts: bool,
+        reply: Sender<Status>,
+    },
+    Top {
+        reply: Sender<serde_json::Value>,
+    },
+    Account {
+        account: String,
+        reply: Sender<Option<AccountPosition>>,
+    },
     /// A request to a peer. The answer is the whole payload.
-    Ask { peer: NodeId, kind: u16, body: Vec<u8>, reply: Sender<Result<Vec<u8>, String>> },
+    Ask {
+        peer: NodeId,
+        kind: u16,
+        body: Vec<u8>,
+        reply: Sender<Result<Vec<u8>, String>>,
+    },
     /// Export the account.
-    Resync { account: String, bodies: bool, why: String, reply: Sender<Result<(), String>> },
+    Resync {
+        account: String,
+        bodies: bool,
+        why: String,
+        reply: Sender<Result<(), String>>,
+    },
     /// Names of all accounts that the node knows.
-    Names { reply: Sender<Vec<String>> },
+    Names {
+        reply: Sender<Vec<String>>,
+    },
     /// Rules and placement changed.
     Reloaded,
     Stop,

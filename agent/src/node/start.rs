@@ -79,7 +79,8 @@ fn blobs(config: &Config) -> anyhow::Result<Arc<dyn BlobStore>> {
     Ok(match blobs.kind {
         BlobKind::Directory => Arc::new(Directory::open(&blobs.path)?),
         BlobKind::S3 => {
-            let need = |value: Option<String>, key: &str| value.ok_or_else(|| anyhow!("`blobs.{key}` is needed for S3"));
+            let need =
+                |value: Option<String>, key: &str| value.ok_or_else(|| anyhow!("`blobs.{key}` is needed for S3"));
             Arc::new(S3::open(&S3Config {
                 endpoint: need(blobs.endpoint.clone(), "endpoint")?,
                 bucket: need(blobs.bucket.clone(), "bucket")?,
@@ -166,7 +167,9 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
 
     let connect: Connect = {
         let (socket, spool) = (config.store.replay_socket.clone(), config.store.spool_dir.clone());
-        Arc::new(move || -> Box<dyn Store> { Box::new(DovecotStore::new(DovecotConfig::new(socket.clone(), Some(spool.clone())))) })
+        Arc::new(move || -> Box<dyn Store> {
+            Box::new(DovecotStore::new(DovecotConfig::new(socket.clone(), Some(spool.clone()))))
+        })
     };
     let storage = blobs(&config)?;
     let staging = config.node.runtime_dir.join("bodies");
@@ -189,8 +192,13 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         let config = config.clone();
         Arc::new(move |node: NodeId| config.node_name(node))
     };
-    let verifier =
-        Verifier { connect: connect.clone(), queries: query_sender.clone(), board: board.clone(), view: view.clone(), names };
+    let verifier = Verifier {
+        connect: connect.clone(),
+        queries: query_sender.clone(),
+        board: board.clone(),
+        view: view.clone(),
+        names,
+    };
     let answering = Answering::begin(&verifier, &transport)?;
     let accounts = {
         let view = view.read();
@@ -247,8 +255,11 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     }
 
     let mail_path = config.store.mail_paths.first().cloned();
-    let speaker =
-        Speaker { node, boot: beat::this_boot(), incarnation: u32::try_from(incarnation / 1_000_000_000).unwrap_or(u32::MAX) };
+    let speaker = Speaker {
+        node,
+        boot: beat::this_boot(),
+        incarnation: u32::try_from(incarnation / 1_000_000_000).unwrap_or(u32::MAX),
+    };
     let slot = Arc::new(BeatSlot::default());
     let beats_to: Vec<NodeId> = config.peers.iter().map(crate::config::model::Peer::node_id).collect();
     let beat_transport = transport.clone();
@@ -267,7 +278,12 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         without_kernel_programs: config.agent.probe == ProbeMode::Off,
     })?;
     for capability in probe.capabilities.iter().filter(|capability| !capability.ok) {
-        tracing::warn!(hook = capability.hook, reason = capability.reason, remedy = capability.remedy, "the probe is blind here");
+        tracing::warn!(
+            hook = capability.hook,
+            reason = capability.reason,
+            remedy = capability.remedy,
+            "the probe is blind here"
+        );
     }
     let probes = Senses {
         probe: Some(probe),
@@ -343,8 +359,15 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     let admin = Arc::new(NodeAdmin { queries: query_sender.clone(), verifier, view, loaded });
     let control = control::serve(&config, admin.clone(), metrics)?;
     signals(query_sender, admin)?;
-    let inbox =
-        Inbox { captured, journal: core.journal.events().clone(), transport: transport_inbox, applied, uploads, exports, queries };
+    let inbox = Inbox {
+        captured,
+        journal: core.journal.events().clone(),
+        transport: transport_inbox,
+        applied,
+        uploads,
+        exports,
+        queries,
+    };
     Ok(Started { core, inbox, control })
 }
 
@@ -364,11 +387,9 @@ fn signals(queries: Sender<Query>, admin: Arc<NodeAdmin>) -> anyhow::Result<()> 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async move {
-            let (Ok(mut term), Ok(mut int), Ok(mut hup)) = (
-                signal(SignalKind::terminate()),
-                signal(SignalKind::interrupt()),
-                signal(SignalKind::hangup()),
-            ) else {
+            let (Ok(mut term), Ok(mut int), Ok(mut hup)) =
+                (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+            else {
                 tracing::error!("signals cannot be waited for; stop the agent with SIGKILL");
                 return;
             };
@@ -387,4 +408,3 @@ fn signals(queries: Sender<Query>, admin: Arc<NodeAdmin>) -> anyhow::Result<()> 
     })?;
     Ok(())
 }
-

@@ -42,7 +42,8 @@ impl Core {
         let missing = |(_, parked): &&(GroupId, crate::apply::park::Parked)| {
             matches!(parked.reason, crate::apply::park::Reason::Body { damaged: false, .. })
         };
-        let (damaged, missing) = (board.parked.values().filter(damaged).count(), board.parked.values().filter(missing).count());
+        let (damaged, missing) =
+            (board.parked.values().filter(damaged).count(), board.parked.values().filter(missing).count());
         drop(board);
         for peer in self.config.peers.iter().filter(|peer| !self.links.contains_key(&peer.node_id())) {
             let why = self.probes.dial_errors.get(&peer.node_id()).map_or("", String::as_str);
@@ -166,7 +167,11 @@ impl Core {
                     address: peer.address.clone(),
                     connected: self.links.contains_key(&node),
                     lag,
-                    sent_bytes_total: links.iter().filter(|link| link.peer == Some(node)).map(|link| link.sent_bytes).sum(),
+                    sent_bytes_total: links
+                        .iter()
+                        .filter(|link| link.peer == Some(node))
+                        .map(|link| link.sent_bytes)
+                        .sum(),
                     beat_age_seconds: self.beats.age(node, self.now).map(seconds),
                     last_error: self.probes.dial_errors.get(&node).cloned(),
                 }
@@ -189,9 +194,11 @@ impl Core {
                 continue;
             }
             let own = self.own.contains_key(&group.id);
-            let replicas = group.replicas.iter().filter(|_| own).map(|peer| {
-                self.replica_status(&name, group.id, *peer, &replicas_text(&group.replicas), wall_ns)
-            });
+            let replicas = group
+                .replicas
+                .iter()
+                .filter(|_| own)
+                .map(|peer| self.replica_status(&name, group.id, *peer, &replicas_text(&group.replicas), wall_ns));
             statuses.push(AccountStatus {
                 group: group.id.0,
                 role: if own {
@@ -210,7 +217,14 @@ impl Core {
         statuses
     }
 
-    fn replica_status(&self, account: &str, group: GroupId, peer: NodeId, replicas: &str, wall_ns: u64) -> ReplicaStatus {
+    fn replica_status(
+        &self,
+        account: &str,
+        group: GroupId,
+        peer: NodeId,
+        replicas: &str,
+        wall_ns: u64,
+    ) -> ReplicaStatus {
         let node = self.name(peer);
         let Some(of) = self.shipper.lag(group, peer, wall_ns) else {
             return ReplicaStatus { node, ..ReplicaStatus::default() };

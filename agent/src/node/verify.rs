@@ -131,7 +131,9 @@ impl Verifier {
                 let (position, account) = query::take_position(body).ok_or("malformed request")?;
                 self.wait_applied(account, position)?;
                 if kind == kind::DIGEST {
-                    return dump(store, account).map(|state| state.digest().to_vec()).map_err(|error| error.to_string());
+                    return dump(store, account)
+                        .map(|state| state.digest().to_vec())
+                        .map_err(|error| error.to_string());
                 }
                 let mut row = Vec::new();
                 let options = DumpOptions { messages: true, bodies: false };

@@ -226,7 +226,8 @@ impl Receiver {
     pub fn journaled(&mut self, group: GroupId, last: Sequence, now: MonoNs) {
         let Some(state) = self.groups.get_mut(&group) else { return };
         let mut owed = Vec::new();
-        while let Some((tail, link, bytes)) = state.waiting.front().copied().filter(|(tail, ..)| tail.sequence <= last) {
+        while let Some((tail, link, bytes)) = state.waiting.front().copied().filter(|(tail, ..)| tail.sequence <= last)
+        {
             state.waiting.pop_front();
             state.journaled = tail;
             state.applied = state.applied_said.min(tail.sequence);
@@ -287,7 +288,12 @@ impl Receiver {
 
     /// Acknowledgements and credit that are due, one message of each kind per link.
     pub fn take(&mut self, now: MonoNs) -> Vec<Outgoing> {
-        let mut links: Vec<_> = self.groups.values().filter(|state| state.due.is_some_and(|due| due <= now)).filter_map(|state| state.link).collect();
+        let mut links: Vec<_> = self
+            .groups
+            .values()
+            .filter(|state| state.due.is_some_and(|due| due <= now))
+            .filter_map(|state| state.link)
+            .collect();
         links.extend(self.credit.iter().filter(|(_, bytes)| **bytes >= CREDIT_RETURN_BYTES).map(|(link, _)| *link));
         links.extend(self.fenced.iter().map(|(link, _)| *link));
         links.sort_unstable();

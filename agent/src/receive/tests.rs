@@ -43,7 +43,14 @@ fn header(first: u64, count: u32, epoch: u64) -> FrameHeader {
 
 fn send_from(receiver: &mut Receiver, peer: u16, writer: u64, header: &FrameHeader) -> Decision {
     let hash = hash(header.last_sequence().0);
-    let arrived = Arrived { peer: node(peer), link: LinkId(u64::from(peer)), writer_epoch: Epoch(writer), header, hash, wire_bytes: 1000 };
+    let arrived = Arrived {
+        peer: node(peer),
+        link: LinkId(u64::from(peer)),
+        writer_epoch: Epoch(writer),
+        header,
+        hash,
+        wire_bytes: 1000,
+    };
     receiver.frame(&arrived, NOW)
 }
 
@@ -133,13 +140,19 @@ fn a_lower_epoch_is_fenced_for_ever_and_told_so_on_its_own_link() {
     assert_eq!(send_from(&mut receiver, 2, 4, &header(11, 1, 4)), Decision::Accept { raise_fence: Some(Epoch(4)) });
     assert_eq!(send(&mut receiver, 12, 1), Decision::Fenced { known: Epoch(4) });
     let out = receiver.take(NOW);
-    let Some(Outgoing { link: LINK, message: Message::Ack(acks) }) = out.first() else { panic!("no ack to the fenced writer: {out:?}") };
+    let Some(Outgoing { link: LINK, message: Message::Ack(acks) }) = out.first() else {
+        panic!("no ack to the fenced writer: {out:?}")
+    };
     assert_eq!(acks[0].epoch, Epoch(4));
     // Acknowledgements still go to the one that is active.
     receiver.journaled(G, Sequence(11), NOW);
     assert!(receiver.take(NOW).iter().all(|out| out.link == LinkId(2)));
     receiver.active(G, node(1), Epoch(3));
-    assert_eq!(send(&mut receiver, 12, 1), Decision::Fenced { known: Epoch(4) }, "old news of placement lifts no fence");
+    assert_eq!(
+        send(&mut receiver, 12, 1),
+        Decision::Fenced { known: Epoch(4) },
+        "old news of placement lifts no fence"
+    );
 }
 
 #[test]
@@ -172,7 +185,14 @@ fn every_kind_of_divergence_is_found_and_stops_the_group() {
     }
     assert_eq!(send(&mut receiver(), 10, 5), Decision::Diverged { at: Sequence(10) }, "frames overlap");
     let mut other_tail = receiver();
-    let arrived = Arrived { peer: node(1), link: LINK, writer_epoch: Epoch(3), header: &header(1, 10, 3), hash: [9; 32], wire_bytes: 1 };
+    let arrived = Arrived {
+        peer: node(1),
+        link: LINK,
+        writer_epoch: Epoch(3),
+        header: &header(1, 10, 3),
+        hash: [9; 32],
+        wire_bytes: 1,
+    };
     assert_eq!(other_tail.frame(&arrived, NOW), Decision::Diverged { at: Sequence(1) }, "same end, other frame");
 }
 

@@ -78,7 +78,9 @@ impl Group {
     fn check(&self, peer: NodeId) {
         if let Some(replica) = self.replicas.get(&peer) {
             assert!(
-                replica.applied <= replica.acked && replica.acked <= replica.shipped && replica.shipped <= self.tail.sequence,
+                replica.applied <= replica.acked
+                    && replica.acked <= replica.shipped
+                    && replica.shipped <= self.tail.sequence,
                 "positions out of order at peer {peer}: applied {}, acked {}, shipped {}, journaled {}",
                 replica.applied,
                 replica.acked,
@@ -93,7 +95,12 @@ impl Group {
         if frame.last <= self.tail.sequence {
             return;
         }
-        assert!(frame.first == self.tail.sequence.next(), "frame begins at {}, journaled is {}", frame.first, self.tail.sequence);
+        assert!(
+            frame.first == self.tail.sequence.next(),
+            "frame begins at {}, journaled is {}",
+            frame.first,
+            self.tail.sequence
+        );
         self.tail = Tail { sequence: frame.last, epoch: self.epoch, hash: frame.hash };
         if self.first == Sequence(0) {
             self.first = frame.first;
@@ -102,14 +109,22 @@ impl Group {
         self.frames.push_back((frame, self.bytes_total));
         let everywhere = self.replicas.values().map(|replica| replica.applied).min().unwrap_or(self.tail.sequence);
         while self.frames.len() > frames_max
-            || (self.frames.len() > FRAMES_KEPT && self.frames.front().is_some_and(|(frame, _)| frame.last <= everywhere))
+            || (self.frames.len() > FRAMES_KEPT
+                && self.frames.front().is_some_and(|(frame, _)| frame.last <= everywhere))
         {
             self.frames.pop_front();
         }
     }
 
     /// Judges a peer's position; the table is in the module's head.
-    pub(super) fn connected(&mut self, peer: NodeId, link: LinkId, group: GroupId, position: &Position, out: &mut Vec<ShipAction>) {
+    pub(super) fn connected(
+        &mut self,
+        peer: NodeId,
+        link: LinkId,
+        group: GroupId,
+        position: &Position,
+        out: &mut Vec<ShipAction>,
+    ) {
         self.down(peer);
         let at = position.journaled;
         if position.epoch > self.epoch {
@@ -146,7 +161,15 @@ impl Group {
         (frame.first <= at).then(|| (frame.last == at).then_some(frame.hash))
     }
 
-    pub(super) fn hash_known(&mut self, peer: NodeId, link: LinkId, group: GroupId, at: Sequence, hash: Option<[u8; 32]>, out: &mut Vec<ShipAction>) {
+    pub(super) fn hash_known(
+        &mut self,
+        peer: NodeId,
+        link: LinkId,
+        group: GroupId,
+        at: Sequence,
+        hash: Option<[u8; 32]>,
+        out: &mut Vec<ShipAction>,
+    ) {
         let first = self.first;
         let Some(replica) = self.replicas.get_mut(&peer) else { return };
         let Stage::Checking(asked, theirs) = replica.stage else { return };
@@ -163,7 +186,12 @@ impl Group {
 
     pub(super) fn down(&mut self, peer: NodeId) {
         if let Some(replica) = self.replicas.get_mut(&peer) {
-            *replica = Replica { acked: replica.acked, applied: replica.applied, shipped: replica.acked, ..Replica::default() };
+            *replica = Replica {
+                acked: replica.acked,
+                applied: replica.applied,
+                shipped: replica.acked,
+                ..Replica::default()
+            };
         }
         self.check(peer);
     }
@@ -175,7 +203,14 @@ impl Group {
         self.check(peer);
     }
 
-    pub(super) fn needs_resync(&mut self, peer: NodeId, link: LinkId, group: GroupId, reason: ResyncReason, out: &mut Vec<ShipAction>) {
+    pub(super) fn needs_resync(
+        &mut self,
+        peer: NodeId,
+        link: LinkId,
+        group: GroupId,
+        reason: ResyncReason,
+        out: &mut Vec<ShipAction>,
+    ) {
         let epoch = self.epoch;
         let Some(replica) = self.replicas.get_mut(&peer) else { return };
         if matches!(replica.stage, Stage::Resync(_)) {
@@ -202,7 +237,8 @@ impl Group {
             return;
         }
         if ack.journaled > replica.shipped {
-            let why = format!("it acknowledges `{}` of group `{group}`, shipped is `{}`", ack.journaled, replica.shipped);
+            let why =
+                format!("it acknowledges `{}` of group `{group}`, shipped is `{}`", ack.journaled, replica.shipped);
             replica.stage = Stage::Down;
             out.push(ShipAction::Drop { peer, link, why });
             return;
@@ -239,11 +275,18 @@ impl Group {
         }
         let Some(replica) = self.replicas.get_mut(&peer) else { return };
         // An answer to what was asked before the stream was set elsewhere: the peer sees to it that it does no harm.
-        if replica.stage != Stage::Streaming || frames.first().is_some_and(|frame| frame.first != replica.shipped.next()) {
+        if replica.stage != Stage::Streaming
+            || frames.first().is_some_and(|frame| frame.first != replica.shipped.next())
+        {
             return;
         }
         for frame in frames {
-            assert!(frame.first == replica.shipped.next(), "frame at {} was shipped after {}", frame.first, replica.shipped);
+            assert!(
+                frame.first == replica.shipped.next(),
+                "frame at {} was shipped after {}",
+                frame.first,
+                replica.shipped
+            );
             replica.shipped = frame.last;
             replica.in_flight.push_back((frame.last, frame.cost_bytes()));
             replica.in_flight_bytes += frame.cost_bytes();

@@ -82,27 +82,81 @@ pub enum ShipOutcome {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ShipEvent {
     /// This node is active for the group from now on. `first` is the oldest sequence that can be read, 0 = none.
-    Opened { group: GroupId, epoch: Epoch, first: Sequence, tail: Tail, replicas: Vec<NodeId> },
+    Opened {
+        group: GroupId,
+        epoch: Epoch,
+        first: Sequence,
+        tail: Tail,
+        replicas: Vec<NodeId>,
+    },
     /// This node is no longer active for the group.
-    Closed { group: GroupId },
+    Closed {
+        group: GroupId,
+    },
     /// The group's list of replicas changed.
-    Replicas { group: GroupId, replicas: Vec<NodeId> },
+    Replicas {
+        group: GroupId,
+        replicas: Vec<NodeId>,
+    },
     /// A frame of the group is durable here.
-    Journaled { group: GroupId, frame: FrameMeta },
+    Journaled {
+        group: GroupId,
+        frame: FrameMeta,
+    },
     /// The journal let go of what is before `first`.
-    Retired { group: GroupId, first: Sequence },
-    Connected { peer: NodeId, link: LinkId, credit_bytes: u64, positions: Vec<Position> },
-    Disconnected { peer: NodeId, link: LinkId },
-    Credit { peer: NodeId, link: LinkId, bytes: u64 },
-    Ack { peer: NodeId, link: LinkId, acks: Vec<GroupAck> },
+    Retired {
+        group: GroupId,
+        first: Sequence,
+    },
+    Connected {
+        peer: NodeId,
+        link: LinkId,
+        credit_bytes: u64,
+        positions: Vec<Position>,
+    },
+    Disconnected {
+        peer: NodeId,
+        link: LinkId,
+    },
+    Credit {
+        peer: NodeId,
+        link: LinkId,
+        bytes: u64,
+    },
+    Ack {
+        peer: NodeId,
+        link: LinkId,
+        acks: Vec<GroupAck>,
+    },
     /// Answer to [`ShipAction::LookUpHash`]; `None`: no frame ends there.
-    HashKnown { peer: NodeId, link: LinkId, group: GroupId, at: Sequence, hash: Option<[u8; 32]> },
+    HashKnown {
+        peer: NodeId,
+        link: LinkId,
+        group: GroupId,
+        at: Sequence,
+        hash: Option<[u8; 32]>,
+    },
     /// Answer to [`ShipAction::Ship`]: the frames that were queued, in order.
-    Shipped { peer: NodeId, link: LinkId, group: GroupId, frames: Vec<FrameMeta>, outcome: ShipOutcome },
+    Shipped {
+        peer: NodeId,
+        link: LinkId,
+        group: GroupId,
+        frames: Vec<FrameMeta>,
+        outcome: ShipOutcome,
+    },
     /// The peer says that it cannot go on from where it is.
-    PeerNeedsResync { peer: NodeId, link: LinkId, group: GroupId, reason: ResyncReason },
+    PeerNeedsResync {
+        peer: NodeId,
+        link: LinkId,
+        group: GroupId,
+        reason: ResyncReason,
+    },
     /// The peer's stream of the group was set to go on after `at`; its accounts are compared meanwhile.
-    Rebased { peer: NodeId, group: GroupId, at: Sequence },
+    Rebased {
+        peer: NodeId,
+        group: GroupId,
+        at: Sequence,
+    },
     /// Time passed: what was held back by a full queue is tried again.
     Tick,
 }
@@ -137,7 +191,11 @@ pub struct ShipLimits {
 
 impl Default for ShipLimits {
     fn default() -> Self {
-        Self { window_bytes: limits::SHIP_WINDOW_BYTES, read_bytes: limits::SHIP_READ_BYTES, frames_max: limits::SHIP_FRAMES_MAX }
+        Self {
+            window_bytes: limits::SHIP_WINDOW_BYTES,
+            read_bytes: limits::SHIP_READ_BYTES,
+            frames_max: limits::SHIP_FRAMES_MAX,
+        }
     }
 }
 
@@ -177,7 +235,11 @@ impl Shipper {
                 for peer in replicas {
                     // A peer that is already connected told its position before this group was ours: dial it anew.
                     if let Some(known) = self.peers.get(&peer) {
-                        out.push(ShipAction::Drop { peer, link: known.link, why: format!("position of group `{group}` is needed") });
+                        out.push(ShipAction::Drop {
+                            peer,
+                            link: known.link,
+                            why: format!("position of group `{group}` is needed"),
+                        });
                     }
                 }
             }
@@ -187,7 +249,9 @@ impl Shipper {
             ShipEvent::Replicas { group, replicas } => self.replicas(group, &replicas, &mut out),
             ShipEvent::Journaled { group, frame } => self.journaled(group, frame, &mut out),
             ShipEvent::Retired { group, first } => self.retired(group, first, &mut out),
-            ShipEvent::Connected { peer, link, credit_bytes, positions } => self.connected(peer, link, credit_bytes, &positions, &mut out),
+            ShipEvent::Connected { peer, link, credit_bytes, positions } => {
+                self.connected(peer, link, credit_bytes, &positions, &mut out)
+            }
             ShipEvent::Disconnected { peer, link } => self.disconnected(peer, link),
             ShipEvent::Credit { peer, link, bytes } => {
                 if let Some(known) = self.peers.get_mut(&peer).filter(|known| known.link == link) {
@@ -264,7 +328,11 @@ impl Shipper {
             }
             state.replicas.insert(*peer, Replica::default());
             if let Some(known) = self.peers.get(peer) {
-                out.push(ShipAction::Drop { peer: *peer, link: known.link, why: format!("position of group `{group}` is needed") });
+                out.push(ShipAction::Drop {
+                    peer: *peer,
+                    link: known.link,
+                    why: format!("position of group `{group}` is needed"),
+                });
             }
         }
     }
@@ -294,7 +362,14 @@ impl Shipper {
         }
     }
 
-    fn connected(&mut self, peer: NodeId, link: LinkId, credit_bytes: u64, positions: &[Position], out: &mut Vec<ShipAction>) {
+    fn connected(
+        &mut self,
+        peer: NodeId,
+        link: LinkId,
+        credit_bytes: u64,
+        positions: &[Position],
+        out: &mut Vec<ShipAction>,
+    ) {
         let credit_bytes = i64::try_from(credit_bytes).unwrap_or(i64::MAX);
         self.peers.insert(peer, Peer { link, credit_bytes, reading: BTreeMap::new(), turn: GroupId(0) });
         for (group, state) in &mut self.groups {
@@ -324,7 +399,15 @@ impl Shipper {
         }
     }
 
-    fn hash_known(&mut self, peer: NodeId, link: LinkId, group: GroupId, at: Sequence, hash: Option<[u8; 32]>, out: &mut Vec<ShipAction>) {
+    fn hash_known(
+        &mut self,
+        peer: NodeId,
+        link: LinkId,
+        group: GroupId,
+        at: Sequence,
+        hash: Option<[u8; 32]>,
+        out: &mut Vec<ShipAction>,
+    ) {
         if let Some(state) = self.groups.get_mut(&group) {
             state.hash_known(peer, link, group, at, hash, out);
         }
@@ -336,7 +419,15 @@ impl Shipper {
         state.acked(peer, link, &ack, out);
     }
 
-    fn shipped(&mut self, peer: NodeId, link: LinkId, group: GroupId, frames: &[FrameMeta], outcome: ShipOutcome, out: &mut Vec<ShipAction>) {
+    fn shipped(
+        &mut self,
+        peer: NodeId,
+        link: LinkId,
+        group: GroupId,
+        frames: &[FrameMeta],
+        outcome: ShipOutcome,
+        out: &mut Vec<ShipAction>,
+    ) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         // The bytes are with the transport, whatever became of the group meanwhile.
         known.reading.remove(&group);
@@ -349,7 +440,14 @@ impl Shipper {
         }
     }
 
-    fn needs_resync(&mut self, peer: NodeId, link: LinkId, group: GroupId, reason: ResyncReason, out: &mut Vec<ShipAction>) {
+    fn needs_resync(
+        &mut self,
+        peer: NodeId,
+        link: LinkId,
+        group: GroupId,
+        reason: ResyncReason,
+        out: &mut Vec<ShipAction>,
+    ) {
         let Some(state) = self.groups.get_mut(&group) else { return };
         state.needs_resync(peer, link, group, reason, out);
     }
@@ -364,7 +462,8 @@ impl Shipper {
     fn pump(&mut self, peer: NodeId, out: &mut Vec<ShipAction>) {
         let Some(turn) = self.peers.get(&peer).map(|known| known.turn) else { return };
         let after = (std::ops::Bound::Excluded(turn), std::ops::Bound::Unbounded);
-        let order: Vec<_> = self.groups.range(after).chain(self.groups.range(..=turn)).map(|(group, _)| *group).collect();
+        let order: Vec<_> =
+            self.groups.range(after).chain(self.groups.range(..=turn)).map(|(group, _)| *group).collect();
         for group in order {
             self.pump_group(peer, group, out);
         }

@@ -23,7 +23,13 @@ fn hash(last: u64) -> [u8; 32] {
 /// Frames hold ten operations each: 1 to 10, 11 to 20, and so on.
 fn meta(number: u64) -> FrameMeta {
     let last = number * 10;
-    FrameMeta { first: Sequence(last - 9), last: Sequence(last), bytes: BYTES, captured_first_wall_ns: number * 1_000_000, hash: hash(last) }
+    FrameMeta {
+        first: Sequence(last - 9),
+        last: Sequence(last),
+        bytes: BYTES,
+        captured_first_wall_ns: number * 1_000_000,
+        hash: hash(last),
+    }
 }
 
 fn position(journaled: u64) -> Position {
@@ -34,7 +40,13 @@ fn position(journaled: u64) -> Position {
 /// Active for `G` at epoch 2, with frames up to number `frames` journaled since the start.
 fn shipper(frames: u64) -> Shipper {
     let mut shipper = Shipper::new(ShipLimits { window_bytes: 5000, read_bytes: 3000, frames_max: 100 });
-    let opened = ShipEvent::Opened { group: G, epoch: Epoch(2), first: Sequence(0), tail: Tail::default(), replicas: vec![peer()] };
+    let opened = ShipEvent::Opened {
+        group: G,
+        epoch: Epoch(2),
+        first: Sequence(0),
+        tail: Tail::default(),
+        replicas: vec![peer()],
+    };
     assert!(shipper.apply(opened).is_empty());
     for number in 1..=frames {
         assert!(shipper.apply(ShipEvent::Journaled { group: G, frame: meta(number) }).is_empty());
@@ -120,7 +132,9 @@ fn row_what_is_not_in_memory_is_asked_of_the_journal() {
         let actions = connect(shipper, position(60));
         assert_eq!(actions, [ShipAction::LookUpHash { peer: peer(), link: LINK, group: G, at: Sequence(60) }]);
     };
-    let answer = |shipper: &mut Shipper, hash| shipper.apply(ShipEvent::HashKnown { peer: peer(), link: LINK, group: G, at: Sequence(60), hash });
+    let answer = |shipper: &mut Shipper, hash| {
+        shipper.apply(ShipEvent::HashKnown { peer: peer(), link: LINK, group: G, at: Sequence(60), hash })
+    };
     let mut equal = restarted(41, 90);
     asked(&mut equal);
     assert_eq!(answer(&mut equal, Some(hash(60))), [ship(61, limits::SHIP_READ_BYTES)]);
@@ -152,10 +166,17 @@ fn the_window_bounds_what_is_under_way_and_acks_open_it() {
 fn credit_bounds_all_groups_together() {
     let mut shipper = shipper(9);
     let tail = Tail { sequence: Sequence(50), epoch: Epoch(2), hash: hash(50) };
-    let other = ShipEvent::Opened { group: GroupId(2), epoch: Epoch(2), first: Sequence(1), tail, replicas: vec![peer()] };
+    let other =
+        ShipEvent::Opened { group: GroupId(2), epoch: Epoch(2), first: Sequence(1), tail, replicas: vec![peer()] };
     shipper.apply(other);
-    let actions = shipper.apply(ShipEvent::Connected { peer: peer(), link: LINK, credit_bytes: 4000, positions: Vec::new() });
-    let wants: Vec<_> = actions.iter().filter_map(|action| if let ShipAction::Ship { group, bytes_max, .. } = action { Some((group.0, *bytes_max)) } else { None }).collect();
+    let actions =
+        shipper.apply(ShipEvent::Connected { peer: peer(), link: LINK, credit_bytes: 4000, positions: Vec::new() });
+    let wants: Vec<_> = actions
+        .iter()
+        .filter_map(|action| {
+            if let ShipAction::Ship { group, bytes_max, .. } = action { Some((group.0, *bytes_max)) } else { None }
+        })
+        .collect();
     assert_eq!(wants, [(1, 3000), (2, 1000)], "together no more than the credit");
     assert_eq!(shipped(&mut shipper, 1..=3, ShipOutcome::Sent), [], "72 bytes are not taken: one group holds the rest");
     let more = shipper.apply(ShipEvent::Credit { peer: peer(), link: LINK, bytes: 5000 });
@@ -208,7 +229,10 @@ fn an_ack_of_what_was_never_shipped_drops_the_link() {
 fn an_unreadable_frame_and_a_peers_own_word_lead_to_a_resync_and_a_rebase_ends_it() {
     let mut shipper = shipper(5);
     connect(&mut shipper, position(0));
-    assert_eq!(shipped(&mut shipper, 1..=1, ShipOutcome::Unreadable(ResyncReason::Damaged)), resync(ResyncReason::Damaged));
+    assert_eq!(
+        shipped(&mut shipper, 1..=1, ShipOutcome::Unreadable(ResyncReason::Damaged)),
+        resync(ResyncReason::Damaged)
+    );
     assert_eq!(shipper.apply(ShipEvent::Journaled { group: G, frame: meta(6) }), [], "no frames while it is marked");
     assert_eq!(shipper.needed_from(G, peer()), None, "the journal need not keep anything for it");
     let said = ShipEvent::PeerNeedsResync { peer: peer(), link: LINK, group: G, reason: ResyncReason::Diverged };
@@ -249,6 +273,12 @@ fn lag_is_told_in_operations_bytes_and_age_and_is_zero_when_equal() {
 fn a_group_that_opens_while_the_peer_is_connected_asks_for_its_position() {
     let mut shipper = shipper(0);
     connect(&mut shipper, position(0));
-    let opened = ShipEvent::Opened { group: GroupId(7), epoch: Epoch(1), first: Sequence(0), tail: Tail::default(), replicas: vec![peer()] };
+    let opened = ShipEvent::Opened {
+        group: GroupId(7),
+        epoch: Epoch(1),
+        first: Sequence(0),
+        tail: Tail::default(),
+        replicas: vec![peer()],
+    };
     assert!(matches!(shipper.apply(opened)[..], [ShipAction::Drop { .. }]));
 }

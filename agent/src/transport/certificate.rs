@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use time::OffsetDateTime;
 use understudy_types::id::{ClusterId, NodeId};
@@ -72,7 +73,11 @@ pub fn issue_authority(name: &str, valid: Duration, now_wall_ns: u64) -> Result<
 ///
 /// # Errors
 /// See [`CertificateError`].
-pub fn issue_node(authority: &CertifiedPem, node: &NodeCertificate, now_wall_ns: u64) -> Result<CertifiedPem, CertificateError> {
+pub fn issue_node(
+    authority: &CertifiedPem,
+    node: &NodeCertificate,
+    now_wall_ns: u64,
+) -> Result<CertifiedPem, CertificateError> {
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate, KeyPair::from_pem(&authority.key)?)?;
     let key = KeyPair::generate()?;
     let mut params = params(&node.name, node.valid, now_wall_ns)?;
@@ -89,7 +94,8 @@ pub fn issue_node(authority: &CertifiedPem, node: &NodeCertificate, now_wall_ns:
 }
 
 fn params(common_name: &str, valid: Duration, now_wall_ns: u64) -> Result<CertificateParams, CertificateError> {
-    let now = OffsetDateTime::from_unix_timestamp_nanos(i128::from(now_wall_ns)).map_err(|_| CertificateError::Time(now_wall_ns))?;
+    let now = OffsetDateTime::from_unix_timestamp_nanos(i128::from(now_wall_ns))
+        .map_err(|_| CertificateError::Time(now_wall_ns))?;
     let mut params = CertificateParams::default();
     params.not_before = now.checked_sub(BACKDATED.try_into().unwrap_or(time::Duration::HOUR)).unwrap_or(now);
     let valid = time::Duration::try_from(valid).map_err(|_| CertificateError::Time(now_wall_ns))?;

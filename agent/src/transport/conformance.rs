@@ -38,7 +38,13 @@ impl World {
     }
 
     pub(super) fn issue(&self, authority: &CertifiedPem, cluster: ClusterId, raw: u16, now_wall_ns: u64) -> TlsPaths {
-        let what = NodeCertificate { cluster, node: node(raw), name: format!("node{raw}"), addresses: Vec::new(), valid: HOUR };
+        let what = NodeCertificate {
+            cluster,
+            node: node(raw),
+            name: format!("node{raw}"),
+            addresses: Vec::new(),
+            valid: HOUR,
+        };
         let pem = issue_node(authority, &what, now_wall_ns).expect("a certificate");
         write(self.directory.path(), &format!("{raw}"), &self.authority, &pem)
     }
@@ -56,7 +62,11 @@ fn write(directory: &Path, name: &str, authority: &CertifiedPem, pem: &Certified
         std::fs::set_permissions(path(kind), std::fs::Permissions::from_mode(0o600)).expect("permissions");
         path(kind)
     };
-    TlsPaths { authority: put("ca", &authority.certificate), certificate: put("crt", &pem.certificate), key: put("key", &pem.key) }
+    TlsPaths {
+        authority: put("ca", &authority.certificate),
+        certificate: put("crt", &pem.certificate),
+        key: put("key", &pem.key),
+    }
 }
 
 /// A running transport with its events.
@@ -80,7 +90,17 @@ pub(super) fn config(backend: IoBackend, raw: u16, tls: TlsPaths, peers: Vec<Pee
         ..TransportLimits::default()
     };
     let software = "test 1".to_owned();
-    TransportConfig { node: node(raw), cluster: CLUSTER, incarnation: u64::from(raw), software, listen: ([127, 0, 0, 1], 0).into(), peers, tls, limits, backend }
+    TransportConfig {
+        node: node(raw),
+        cluster: CLUSTER,
+        incarnation: u64::from(raw),
+        software,
+        listen: ([127, 0, 0, 1], 0).into(),
+        peers,
+        tls,
+        limits,
+        backend,
+    }
 }
 
 pub(super) fn peer(raw: u16, address: SocketAddr) -> PeerConfig {
@@ -114,14 +134,18 @@ impl Node {
     }
 
     fn welcome(&self, positions: &[Position]) -> LinkId {
-        let link = self.wait("a peer that asks", |event| if let TransportEvent::Asked { link, .. } = event { Some(link) } else { None });
+        let link = self.wait("a peer that asks", |event| {
+            if let TransportEvent::Asked { link, .. } = event { Some(link) } else { None }
+        });
         self.handle.welcome(link, positions.to_vec()).expect("the link is there");
         link
     }
 
     fn connected(&self, channel: Channel) -> (LinkId, Vec<Position>, u64) {
         self.wait("a connection", |event| match event {
-            TransportEvent::Connected { link, positions, credit_bytes, channel: c, .. } if c == channel => Some((link, positions, credit_bytes)),
+            TransportEvent::Connected { link, positions, credit_bytes, channel: c, .. } if c == channel => {
+                Some((link, positions, credit_bytes))
+            }
             _ => None,
         })
     }
@@ -142,11 +166,20 @@ impl Node {
     }
 
     pub(super) fn dial_failed(&self) -> DownReason {
-        self.wait("a failed dial", |event| if let TransportEvent::DialFailed { reason, channel: Channel::Data, .. } = event { Some(reason) } else { None })
+        self.wait("a failed dial", |event| {
+            if let TransportEvent::DialFailed { reason, channel: Channel::Data, .. } = event {
+                Some(reason)
+            } else {
+                None
+            }
+        })
     }
 
     pub(super) fn rejected(&self) -> DownReason {
-        self.wait("a rejection", |event| if let TransportEvent::Rejected { reason, .. } = event { Some(reason) } else { None })
+        self.wait(
+            "a rejection",
+            |event| if let TransportEvent::Rejected { reason, .. } = event { Some(reason) } else { None },
+        )
     }
 }
 
@@ -166,7 +199,11 @@ fn position(journaled: u64) -> Position {
 }
 
 /// Node 2 listens, node 1 dials it; both are connected. Node 2's positions and limits can be set.
-fn pair(world: &World, backend: IoBackend, change: impl FnOnce(&mut TransportConfig, &mut TransportConfig)) -> (Node, LinkId, Node, LinkId) {
+fn pair(
+    world: &World,
+    backend: IoBackend,
+    change: impl FnOnce(&mut TransportConfig, &mut TransportConfig),
+) -> (Node, LinkId, Node, LinkId) {
     let mut second = config(backend, 2, world.tls(2), vec![silent_peer(1)]);
     let mut first = config(backend, 1, world.tls(1), Vec::new());
     first.peers = vec![peer(2, ([127, 0, 0, 1], 1).into())];
@@ -190,7 +227,13 @@ fn connects_and_speaks_both_ways(backend: IoBackend) {
         assert_eq!((link, number(&message)), (theirs, i), "frames arrive in order");
         assert_eq!(wire_bytes as u64, Message::frame_cost_bytes(1000));
     }
-    let ack = Message::Ack(vec![GroupAck { group: GroupId(3), epoch: Epoch(1), received: Sequence(2), journaled: Sequence(2), applied: Sequence(1) }]);
+    let ack = Message::Ack(vec![GroupAck {
+        group: GroupId(3),
+        epoch: Epoch(1),
+        received: Sequence(2),
+        journaled: Sequence(2),
+        applied: Sequence(1),
+    }]);
     second.handle.send_on(theirs, &ack).expect("room in the queue");
     assert_eq!(first.message().1, ack);
     // Requests may go either way, by peer.
@@ -220,7 +263,8 @@ fn the_largest_message_passes(backend: IoBackend) {
     let large = frame(1, understudy_types::frame::FRAME_BYTES_MAX);
     first.handle.send_on(ours, &large).expect("room in the queue");
     assert_eq!(second.message().1, large);
-    let reply = Message::Reply { id: 1, status: 0, more: true, body: vec![7; understudy_types::message::PAYLOAD_BYTES_MAX] };
+    let reply =
+        Message::Reply { id: 1, status: 0, more: true, body: vec![7; understudy_types::message::PAYLOAD_BYTES_MAX] };
     second.handle.send(node(1), &reply).expect("connected");
     assert_eq!(first.message().1, reply);
 }
@@ -278,7 +322,12 @@ fn a_wrong_cluster_is_refused_by_name(backend: IoBackend) {
     let second = Node::start(config(backend, 2, world.tls(2), vec![silent_peer(1)]));
     // The same authority, but another cluster: TLS alone does not tell. Node 1 must dial by the name of node 2 in
     // its own cluster, so that it is node 1 that stops.
-    let mut first = config(backend, 1, world.issue(&world.authority, ClusterId(78), 1, clock::wall_ns()), vec![peer(2, second.handle.local_address())]);
+    let mut first = config(
+        backend,
+        1,
+        world.issue(&world.authority, ClusterId(78), 1, clock::wall_ns()),
+        vec![peer(2, second.handle.local_address())],
+    );
     first.cluster = ClusterId(78);
     let first = Node::start(first);
     assert!(matches!(first.dial_failed(), DownReason::Tls(_)));
@@ -291,7 +340,8 @@ fn a_wrong_certificate_is_refused(backend: IoBackend) {
     let address = second.handle.local_address();
     // Of an authority that node 2 does not trust.
     let other = issue_authority("test", HOUR, clock::wall_ns()).expect("an authority");
-    let stranger = Node::start(config(backend, 1, world.issue(&other, CLUSTER, 1, clock::wall_ns()), vec![peer(2, address)]));
+    let stranger =
+        Node::start(config(backend, 1, world.issue(&other, CLUSTER, 1, clock::wall_ns()), vec![peer(2, address)]));
     assert!(matches!(second.rejected(), DownReason::Tls(_)));
     assert!(matches!(stranger.dial_failed(), DownReason::Tls(_)));
     drop(stranger);
@@ -314,7 +364,12 @@ fn an_expired_certificate_is_refused_and_a_new_one_is_taken_up(backend: IoBacken
     assert!(text.to_lowercase().contains("expired"), "{text}");
     world.tls(1);
     first.handle.reload();
-    first.wait("new certificates", |event| if let TransportEvent::Certificates { result } = event { Some(result) } else { None }).expect("good files");
+    first
+        .wait(
+            "new certificates",
+            |event| if let TransportEvent::Certificates { result } = event { Some(result) } else { None },
+        )
+        .expect("good files");
     second.welcome(&[]);
     first.connected(Channel::Data);
 }
@@ -323,7 +378,11 @@ fn a_refusal_of_the_node_reaches_the_peer(backend: IoBackend) {
     let world = World::new();
     let second = Node::start(config(backend, 2, world.tls(2), vec![silent_peer(1)]));
     let first = Node::start(config(backend, 1, world.tls(1), vec![peer(2, second.handle.local_address())]));
-    let link = second.wait("a peer that asks", |event| if let TransportEvent::Asked { link, .. } = event { Some(link) } else { None });
+    let link =
+        second.wait(
+            "a peer that asks",
+            |event| if let TransportEvent::Asked { link, .. } = event { Some(link) } else { None },
+        );
     second.handle.refuse(link, RefusedCode::Busy, "starting".to_owned()).expect("the link is there");
     let DownReason::Refused { code, text } = first.dial_failed() else { panic!("not refused") };
     assert_eq!((code, text.as_str()), (RefusedCode::Busy, "starting"));
@@ -339,7 +398,11 @@ fn a_peer_that_dies_in_a_message_is_noticed_and_comes_back(backend: IoBackend) {
     relay.cut_after(1_000_000);
     first.handle.send_on(ours, &frame(1, 2_000_000)).expect("room in the queue");
     let reason = second.disconnected(Channel::Data);
-    assert!(matches!(reason, DownReason::Gone { pending_bytes } if pending_bytes > 0) || matches!(reason, DownReason::Io(_)), "{reason}");
+    assert!(
+        matches!(reason, DownReason::Gone { pending_bytes } if pending_bytes > 0)
+            || matches!(reason, DownReason::Io(_)),
+        "{reason}"
+    );
     first.disconnected(Channel::Data);
     assert_eq!(first.handle.send_on(ours, &frame(2, 10)), Err(SendError::NotConnected), "a link never comes back");
     relay.mend();
@@ -381,7 +444,9 @@ fn an_idle_connection_stays_up(backend: IoBackend) {
         second.limits.silence_max = Duration::from_secs(5);
     });
     // Pings alone: their answers give the round trip.
-    let rtt = |node: &Node, link| node.handle.links().iter().find(|status| status.link == link).map_or(0, |status| status.rtt_ns);
+    let rtt = |node: &Node, link| {
+        node.handle.links().iter().find(|status| status.link == link).map_or(0, |status| status.rtt_ns)
+    };
     while rtt(&first, ours) == 0 || rtt(&second, theirs) == 0 {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -390,7 +455,8 @@ fn an_idle_connection_stays_up(backend: IoBackend) {
 }
 
 fn the_limit_of_bytes_per_second_is_held(backend: IoBackend) {
-    let (first, ours, second, _) = pair(&World::new(), backend, |first, _| first.peers[0].bytes_per_second_max = 400_000);
+    let (first, ours, second, _) =
+        pair(&World::new(), backend, |first, _| first.peers[0].bytes_per_second_max = 400_000);
     let started_at = clock::mono();
     for i in 0..4 {
         first.handle.send_on(ours, &frame(i, 100_000)).expect("room in the queue");

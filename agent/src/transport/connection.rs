@@ -45,7 +45,15 @@ pub(super) struct Connection<S> {
 impl<S: NetStream> Connection<S> {
     pub(super) fn new(context: Rc<Context>, stream: S, link: Link, queue: Arc<LinkQueue>, id: LinkId) -> Rc<Self> {
         context.shared.add(id, queue.clone());
-        Rc::new(Self { context, stream, link: RefCell::new(link), queue, id, held_up: Cell::new(false), announced: Cell::new(None) })
+        Rc::new(Self {
+            context,
+            stream,
+            link: RefCell::new(link),
+            queue,
+            id,
+            held_up: Cell::new(false),
+            announced: Cell::new(None),
+        })
     }
 
     /// Runs the connection to its end.
@@ -71,7 +79,10 @@ impl<S: NetStream> Connection<S> {
     /// Lets last words out where there are any, and sees to it that the peer can read them: closing a socket that
     /// holds unread bytes resets it, and the reset overtakes what was written.
     async fn part(&self, writer: JoinHandle<()>, reason: &DownReason) {
-        let dead = matches!(reason, DownReason::Silent(_) | DownReason::Io(_) | DownReason::Gone { .. } | DownReason::Replaced);
+        let dead = matches!(
+            reason,
+            DownReason::Silent(_) | DownReason::Io(_) | DownReason::Gone { .. } | DownReason::Replaced
+        );
         if !dead && timeout(FLUSH_MAX, writer).await.is_ok() {
             self.stream.finish();
             let drained = async {
@@ -135,7 +146,8 @@ impl<S: NetStream> Connection<S> {
             LinkEvent::Greeted(hello) => {
                 self.announce(hello.node, hello.channel, false);
                 self.context.known(Some(hello.node));
-                let (peer, incarnation, capabilities, software) = (hello.node, hello.incarnation, hello.capabilities, hello.software);
+                let (peer, incarnation, capabilities, software) =
+                    (hello.node, hello.incarnation, hello.capabilities, hello.software);
                 match hello.channel {
                     Channel::Data => TransportEvent::Asked { peer, link, incarnation, capabilities, software },
                     Channel::Beat => TransportEvent::Connected {

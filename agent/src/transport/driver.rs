@@ -28,7 +28,9 @@ use super::queue::LinkQueue;
 use super::shared::Shared;
 use super::tls::TlsMaterial;
 use super::uring::{self, UringNet};
-use super::{Backend, Identity, PeerConfig, TlsPaths, TransportConfig, TransportError, TransportEvent, TransportLimits};
+use super::{
+    Backend, Identity, PeerConfig, TlsPaths, TransportConfig, TransportError, TransportEvent, TransportLimits,
+};
 use crate::clock;
 use crate::journal::IoBackend;
 use crate::limits::{CERTIFICATE_CHECK_S, LINK_FLUSH_MS_MAX, LINKS_UNKNOWN_MAX};
@@ -150,7 +152,8 @@ fn spawn<N: Net>(setup: Setup, listener: std::net::TcpListener) -> io::Result<Ar
         let serving = ready.clone();
         let served = N::block_on(async move {
             let listener = N::listener(listener);
-            let _ = serving.send(listener.as_ref().map(|_| ()).map_err(|error| io::Error::new(error.kind(), error.to_string())));
+            let _ = serving
+                .send(listener.as_ref().map(|_| ()).map_err(|error| io::Error::new(error.kind(), error.to_string())));
             if let Ok(listener) = listener {
                 serve::<N>(setup, listener).await;
             }
@@ -258,7 +261,8 @@ async fn dial_for_ever<N: Net>(context: Rc<Context>, peer: PeerConfig, channel: 
         let retry_after = redial_delay(attempt, rand::random(), context.limits.redial_min, context.limits.redial_max);
         attempt += 1;
         if ended.announced.is_none() && !context.shared.is_stopped() {
-            let failed = TransportEvent::DialFailed { peer: peer.node, channel, attempt, reason: ended.reason, retry_after };
+            let failed =
+                TransportEvent::DialFailed { peer: peer.node, channel, attempt, reason: ended.reason, retry_after };
             context.emit(failed).await;
         }
         // A peer that has just dialled this node is there: no need to wait out a long backoff.
@@ -274,7 +278,11 @@ async fn dial<N: Net>(context: &Rc<Context>, peer: &PeerConfig, channel: Channel
     let stream = match timeout(context.limits.handshake_max, N::connect(peer.address)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return failed(DownReason::Io(format!("`{}`: {error}", peer.address))),
-        Err(_) => return failed(DownReason::HandshakeTimeout(u64::try_from(context.limits.handshake_max.as_millis()).unwrap_or(u64::MAX))),
+        Err(_) => {
+            return failed(DownReason::HandshakeTimeout(
+                u64::try_from(context.limits.handshake_max.as_millis()).unwrap_or(u64::MAX),
+            ));
+        }
     };
     let tls = context.tls.borrow().clone();
     match Link::dial(context.own.clone(), context.limits.clone(), &tls, peer.node, channel, clock::mono()) {

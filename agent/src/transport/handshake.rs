@@ -89,16 +89,26 @@ impl Own {
             return reject(RefusedCode::Cluster, wrong_cluster(self.identity, hello.cluster));
         }
         match certified {
-            Some(id) if id.cluster != self.identity.cluster => return reject(RefusedCode::Cluster, wrong_cluster(self.identity, id.cluster)),
+            Some(id) if id.cluster != self.identity.cluster => {
+                return reject(RefusedCode::Cluster, wrong_cluster(self.identity, id.cluster));
+            }
             Some(id) if id.node == hello.node => {}
-            Some(id) => return reject(RefusedCode::Identity, format!("hello says node `{}`, the certificate is for {id}", hello.node)),
+            Some(id) => {
+                return reject(
+                    RefusedCode::Identity,
+                    format!("hello says node `{}`, the certificate is for {id}", hello.node),
+                );
+            }
             None => return reject(RefusedCode::Identity, "the certificate names no node".to_owned()),
         }
         if hello.node == self.identity.node {
             return reject(RefusedCode::Identity, format!("node `{}` is this node", hello.node));
         }
         if self.peer(hello.node).is_none() {
-            return reject(RefusedCode::NotAPeer, format!("node `{}` is not a peer of node `{}`", hello.node, self.identity.node));
+            return reject(
+                RefusedCode::NotAPeer,
+                format!("node `{}` is not a peer of node `{}`", hello.node, self.identity.node),
+            );
         }
         Ok(protocol)
     }
@@ -108,18 +118,30 @@ impl Own {
         let wanted = Identity { cluster: self.identity.cluster, node: peer };
         match certified {
             Some(id) if id == wanted => Ok(()),
-            Some(id) => Err(DownReason::Rejected { code: RefusedCode::Identity, text: format!("dialled {wanted}, the certificate is for {id}") }),
-            None => Err(DownReason::Rejected { code: RefusedCode::Identity, text: format!("dialled {wanted}, the certificate names no node") }),
+            Some(id) => Err(DownReason::Rejected {
+                code: RefusedCode::Identity,
+                text: format!("dialled {wanted}, the certificate is for {id}"),
+            }),
+            None => Err(DownReason::Rejected {
+                code: RefusedCode::Identity,
+                text: format!("dialled {wanted}, the certificate names no node"),
+            }),
         }
     }
 
     /// Whether an answer to this node's Hello fits it.
     pub(super) fn judge_hello_ack(&self, peer: NodeId, ack: &HelloAck) -> Result<(), DownReason> {
         if ack.protocol < PROTOCOL_MIN || ack.protocol > PROTOCOL_MAX {
-            return Err(DownReason::Protocol(format!("it chose protocol {}, offered were {PROTOCOL_MIN} to {PROTOCOL_MAX}", ack.protocol)));
+            return Err(DownReason::Protocol(format!(
+                "it chose protocol {}, offered were {PROTOCOL_MIN} to {PROTOCOL_MAX}",
+                ack.protocol
+            )));
         }
         if ack.cluster != self.identity.cluster || ack.node != peer {
-            return Err(DownReason::Protocol(format!("it answered as node `{}` of cluster `{}`", ack.node, ack.cluster)));
+            return Err(DownReason::Protocol(format!(
+                "it answered as node `{}` of cluster `{}`",
+                ack.node, ack.cluster
+            )));
         }
         Ok(())
     }
@@ -138,7 +160,8 @@ mod tests {
     }
 
     fn own() -> Own {
-        let peer = PeerConfig { node: node(2), address: ([127, 0, 0, 1], 1).into(), dial: true, bytes_per_second_max: 0 };
+        let peer =
+            PeerConfig { node: node(2), address: ([127, 0, 0, 1], 1).into(), dial: true, bytes_per_second_max: 0 };
         let identity = Identity { cluster: ClusterId(9), node: node(1) };
         Own { identity, incarnation: 1, software: String::new(), peers: vec![peer], credit_bytes: 1 }
     }
@@ -173,7 +196,16 @@ mod tests {
 
     #[test]
     fn an_answer_must_come_from_whom_was_dialled() {
-        let ack = HelloAck { protocol: 1, node: node(2), cluster: ClusterId(9), incarnation: 0, capabilities: 0, credit_bytes: 0, software: String::new(), positions: Vec::new() };
+        let ack = HelloAck {
+            protocol: 1,
+            node: node(2),
+            cluster: ClusterId(9),
+            incarnation: 0,
+            capabilities: 0,
+            credit_bytes: 0,
+            software: String::new(),
+            positions: Vec::new(),
+        };
         assert!(own().judge_hello_ack(node(2), &ack).is_ok());
         assert!(own().judge_hello_ack(node(3), &ack).is_err());
         assert!(own().judge_hello_ack(node(2), &HelloAck { protocol: 7, ..ack.clone() }).is_err());

@@ -39,7 +39,13 @@ impl Bench {
 
     fn accept(&self) -> (Link, LinkQueue) {
         let identity = Identity { cluster: CLUSTER, node: node(2) };
-        let own = Own { identity, incarnation: 2, software: "test".to_owned(), peers: vec![silent_peer(1)], credit_bytes: CREDIT };
+        let own = Own {
+            identity,
+            incarnation: 2,
+            software: "test".to_owned(),
+            peers: vec![silent_peer(1)],
+            credit_bytes: CREDIT,
+        };
         let link = Link::accept(Arc::new(own), TransportLimits::default(), &self.node2, NOW).expect("a link");
         (link, LinkQueue::new(LinkId(1), None, 1 << 20))
     }
@@ -90,7 +96,12 @@ fn secure(client: &mut Connection, link: &mut Link, queue: &LinkQueue) {
     assert!(!client.is_handshaking());
 }
 
-fn say(client: &mut Connection, link: &mut Link, queue: &LinkQueue, plain: &[u8]) -> (Result<(), DownReason>, Vec<LinkEvent>) {
+fn say(
+    client: &mut Connection,
+    link: &mut Link,
+    queue: &LinkQueue,
+    plain: &[u8],
+) -> (Result<(), DownReason>, Vec<LinkEvent>) {
     let mut events = Vec::new();
     for piece in plain.chunks(8192) {
         client.writer().write_all(piece).expect("room");
@@ -125,7 +136,10 @@ fn every_one_bit_damage_of_a_hello_is_refused_with_a_reason() {
         let mut bad = good.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
         let (result, events) = say(&mut client, &mut link, &queue, &bad);
-        assert!(matches!(result, Err(DownReason::Rejected { code: RefusedCode::Malformed, .. })), "bit {bit}: {result:?}");
+        assert!(
+            matches!(result, Err(DownReason::Rejected { code: RefusedCode::Malformed, .. })),
+            "bit {bit}: {result:?}"
+        );
         assert!(events.is_empty(), "bit {bit}");
         // The peer is told: what goes out now is a Refused that it can read.
         link.close(result.expect_err("checked above"));
@@ -138,7 +152,10 @@ fn every_one_bit_damage_of_a_hello_is_refused_with_a_reason() {
             std::io::Read::read_exact(&mut client.reader(), &mut plain).expect("what is there");
             decoder.push(&plain);
         }
-        assert!(matches!(decoder.next(), Ok(Some((Message::Refused { code: RefusedCode::Malformed, .. }, _)))), "bit {bit}");
+        assert!(
+            matches!(decoder.next(), Ok(Some((Message::Refused { code: RefusedCode::Malformed, .. }, _)))),
+            "bit {bit}"
+        );
     }
 }
 
@@ -199,7 +216,8 @@ fn carries_nothing(records: &[u8], at: usize) -> bool {
 #[test]
 fn what_is_not_allowed_ends_the_connection_with_its_reason() {
     let bench = Bench::new();
-    let refused = |code| move |reason: &DownReason| matches!(reason, DownReason::Rejected { code: c, .. } if *c == code);
+    let refused =
+        |code| move |reason: &DownReason| matches!(reason, DownReason::Rejected { code: c, .. } if *c == code);
     let before: [(Message, Wanted<'_>); 4] = [
         (Message::Goodbye, &refused(RefusedCode::Malformed)),
         (Message::Ping { token: 1 }, &refused(RefusedCode::Malformed)),

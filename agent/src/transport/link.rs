@@ -32,10 +32,16 @@ const CHUNK_BYTES: usize = 32 << 10;
 #[derive(Debug)]
 pub(super) enum LinkEvent {
     /// The peer that was dialled let this node in.
-    Welcomed { ack: HelloAck, rtt_ns: u64 },
+    Welcomed {
+        ack: HelloAck,
+        rtt_ns: u64,
+    },
     /// A peer said a Hello that passed every check. A data link waits for the node's answer; a beat link is up.
     Greeted(Hello),
-    Message { message: Message, wire_bytes: usize },
+    Message {
+        message: Message,
+        wire_bytes: usize,
+    },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -43,11 +49,15 @@ enum State {
     /// TLS is not through.
     Tls,
     /// This side dialled and said Hello.
-    SaidHello { at: MonoNs },
+    SaidHello {
+        at: MonoNs,
+    },
     /// The other side dialled and has not said Hello.
     AwaitHello,
     /// The other side said Hello; the node has not answered.
-    AwaitAnswer { protocol: u16 },
+    AwaitAnswer {
+        protocol: u16,
+    },
     Up,
     /// What is queued still goes out, nothing more is read.
     Closing(DownReason),
@@ -75,22 +85,42 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn dial(own: Arc<Own>, limits: TransportLimits, tls: &TlsMaterial, peer: NodeId, channel: Channel, now: MonoNs) -> Result<Self, DownReason> {
+    pub(super) fn dial(
+        own: Arc<Own>,
+        limits: TransportLimits,
+        tls: &TlsMaterial,
+        peer: NodeId,
+        channel: Channel,
+        now: MonoNs,
+    ) -> Result<Self, DownReason> {
         let name = node_dns_name(own.identity.cluster, peer);
         let name = ServerName::try_from(name).map_err(|error| DownReason::Tls(error.to_string()))?;
-        let connection = ClientConnection::new(tls.client.clone(), name).map_err(|error| DownReason::Tls(error.to_string()))?;
+        let connection =
+            ClientConnection::new(tls.client.clone(), name).map_err(|error| DownReason::Tls(error.to_string()))?;
         let mut link = Self::new(own, limits, connection.into(), Some((peer, channel)), now);
         link.decoder.set_limit(BODY_BYTES_MAX);
         link.set_pace(peer, channel, now);
         Ok(link)
     }
 
-    pub(super) fn accept(own: Arc<Own>, limits: TransportLimits, tls: &TlsMaterial, now: MonoNs) -> Result<Self, DownReason> {
-        let connection = ServerConnection::new(tls.server.clone()).map_err(|error| DownReason::Tls(error.to_string()))?;
+    pub(super) fn accept(
+        own: Arc<Own>,
+        limits: TransportLimits,
+        tls: &TlsMaterial,
+        now: MonoNs,
+    ) -> Result<Self, DownReason> {
+        let connection =
+            ServerConnection::new(tls.server.clone()).map_err(|error| DownReason::Tls(error.to_string()))?;
         Ok(Self::new(own, limits, connection.into(), None, now))
     }
 
-    fn new(own: Arc<Own>, limits: TransportLimits, tls: Connection, dialled: Option<(NodeId, Channel)>, now: MonoNs) -> Self {
+    fn new(
+        own: Arc<Own>,
+        limits: TransportLimits,
+        tls: Connection,
+        dialled: Option<(NodeId, Channel)>,
+        now: MonoNs,
+    ) -> Self {
         Self {
             granted: if dialled.is_some() { 0 } else { own.credit_bytes },
             own,
@@ -121,7 +151,13 @@ impl Link {
     }
 
     /// Takes bytes from the socket.
-    pub(super) fn received(&mut self, mut bytes: &[u8], queue: &LinkQueue, now: MonoNs, out: &mut Vec<LinkEvent>) -> Result<(), DownReason> {
+    pub(super) fn received(
+        &mut self,
+        mut bytes: &[u8],
+        queue: &LinkQueue,
+        now: MonoNs,
+        out: &mut Vec<LinkEvent>,
+    ) -> Result<(), DownReason> {
         self.heard_at = now;
         while !bytes.is_empty() && !self.is_closing() {
             self.tls.read_tls(&mut bytes).map_err(|error| DownReason::Tls(error.to_string()))?;
@@ -177,9 +213,18 @@ impl Link {
         }
     }
 
-    fn message(&mut self, message: Message, wire_bytes: usize, queue: &LinkQueue, now: MonoNs, out: &mut Vec<LinkEvent>) -> Result<(), DownReason> {
+    fn message(
+        &mut self,
+        message: Message,
+        wire_bytes: usize,
+        queue: &LinkQueue,
+        now: MonoNs,
+        out: &mut Vec<LinkEvent>,
+    ) -> Result<(), DownReason> {
         match (&self.state, message) {
-            (State::SaidHello { .. } | State::Up, Message::Refused { code, text }) => Err(DownReason::Refused { code, text }),
+            (State::SaidHello { .. } | State::Up, Message::Refused { code, text }) => {
+                Err(DownReason::Refused { code, text })
+            }
             (State::SaidHello { at }, Message::HelloAck(mut ack)) => {
                 let rtt_ns = now.since_ns(*at);
                 if let Some((peer, _)) = self.dialled {
@@ -213,7 +258,14 @@ impl Link {
         }
     }
 
-    fn message_up(&mut self, message: Message, wire_bytes: usize, queue: &LinkQueue, now: MonoNs, out: &mut Vec<LinkEvent>) -> Result<(), DownReason> {
+    fn message_up(
+        &mut self,
+        message: Message,
+        wire_bytes: usize,
+        queue: &LinkQueue,
+        now: MonoNs,
+        out: &mut Vec<LinkEvent>,
+    ) -> Result<(), DownReason> {
         match &message {
             Message::Hello(_) | Message::HelloAck(_) => {
                 return Err(DownReason::Protocol(format!("message of type `{}` after the handshake", message.kind())));
@@ -232,7 +284,10 @@ impl Link {
             }
             Message::Frame { .. } => {
                 let Some(left) = self.granted.checked_sub(wire_bytes as u64) else {
-                    return Err(DownReason::Protocol(format!("frame of {wire_bytes} bytes with {} bytes of credit", self.granted)));
+                    return Err(DownReason::Protocol(format!(
+                        "frame of {wire_bytes} bytes with {} bytes of credit",
+                        self.granted
+                    )));
                 };
                 self.granted = left;
                 queue.update(|status| status.received_frames += 1);
@@ -258,7 +313,13 @@ impl Link {
         });
     }
 
-    fn welcome(&mut self, protocol: u16, positions: Vec<understudy_types::message::Position>, queue: &LinkQueue, now: MonoNs) -> Result<(), DownReason> {
+    fn welcome(
+        &mut self,
+        protocol: u16,
+        positions: Vec<understudy_types::message::Position>,
+        queue: &LinkQueue,
+        now: MonoNs,
+    ) -> Result<(), DownReason> {
         let ack = HelloAck {
             protocol,
             node: self.own.identity.node,
@@ -364,9 +425,14 @@ impl Link {
                 Ok(())
             }
             State::AwaitAnswer { .. } if now.since_ns(self.started_at) > ns(self.limits.handshake_max) => {
-                Err(DownReason::Rejected { code: RefusedCode::Busy, text: "node did not answer in time; try again".to_owned() })
+                Err(DownReason::Rejected {
+                    code: RefusedCode::Busy,
+                    text: "node did not answer in time; try again".to_owned(),
+                })
             }
-            _ if now.since_ns(self.started_at) > ns(self.limits.handshake_max) => Err(DownReason::HandshakeTimeout(ns(self.limits.handshake_max) / 1_000_000)),
+            _ if now.since_ns(self.started_at) > ns(self.limits.handshake_max) => {
+                Err(DownReason::HandshakeTimeout(ns(self.limits.handshake_max) / 1_000_000))
+            }
             _ => Ok(()),
         }
     }

@@ -39,7 +39,6 @@ mod hostile;
 #[cfg(test)]
 mod relay;
 
-
 pub use backoff::redial_delay;
 pub use handshake::DownReason;
 pub use pace::TokenBucket;
@@ -146,7 +145,9 @@ pub enum TransportEvent {
 pub enum Backend {
     IoUring,
     /// With the reason, and its remedy, when io_uring was wanted.
-    Plain { refusal: Option<String> },
+    Plain {
+        refusal: Option<String>,
+    },
 }
 
 /// Why a transport cannot start.

@@ -85,7 +85,8 @@ impl LinkQueue {
             queued_messages: 0,
             credit_bytes: 0,
         };
-        let lanes = Lanes { control: VecDeque::new(), frames: VecDeque::new(), beat: None, answer: None, close: None, status };
+        let lanes =
+            Lanes { control: VecDeque::new(), frames: VecDeque::new(), beat: None, answer: None, close: None, status };
         Self { lanes: Mutex::new(lanes), bytes_max, wake: Notify::new(), closing: Notify::new() }
     }
 
@@ -106,7 +107,8 @@ impl LinkQueue {
                 return Err(SendError::Direction);
             }
             // An empty queue takes anything: a message that is larger than the limit could else never go.
-            let full = lanes.status.queued_messages >= LINK_QUEUE_MESSAGES_MAX || lanes.status.queued_bytes + bytes.len() > self.bytes_max;
+            let full = lanes.status.queued_messages >= LINK_QUEUE_MESSAGES_MAX
+                || lanes.status.queued_bytes + bytes.len() > self.bytes_max;
             if full && lanes.status.queued_messages > 0 {
                 return Err(SendError::Full);
             }
@@ -167,7 +169,9 @@ impl LinkQueue {
         }
         let queued = match lanes.control.pop_front() {
             Some(queued) => queued,
-            None if lanes.frames.front().is_some_and(|frame| frame.bytes.len() as u64 <= frame_credit) => lanes.frames.pop_front()?,
+            None if lanes.frames.front().is_some_and(|frame| frame.bytes.len() as u64 <= frame_credit) => {
+                lanes.frames.pop_front()?
+            }
             None => return None,
         };
         lanes.status.queued_bytes -= queued.bytes.len();

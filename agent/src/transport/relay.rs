@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 const WHOLE: i64 = i64::MAX;
@@ -24,7 +24,11 @@ impl Relay {
     pub(super) fn start(to: SocketAddr) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port on loopback");
         let address = listener.local_addr().expect("an address");
-        let state = Arc::new(State { stalled: AtomicBool::new(false), left: AtomicI64::new(WHOLE), ended: AtomicBool::new(false) });
+        let state = Arc::new(State {
+            stalled: AtomicBool::new(false),
+            left: AtomicI64::new(WHOLE),
+            ended: AtomicBool::new(false),
+        });
         let shared = state.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {

@@ -56,7 +56,9 @@ pub enum TlsError {
     Read { path: PathBuf, error: std::io::Error },
     #[error("`{path}` is larger than {PEM_BYTES_MAX} bytes")]
     TooLarge { path: PathBuf },
-    #[error("key `{path}` can be read by everybody; run `chmod o= {path}` and make a new one with `understudy cert node`")]
+    #[error(
+        "key `{path}` can be read by everybody; run `chmod o= {path}` and make a new one with `understudy cert node`"
+    )]
     KeyOpen { path: PathBuf },
     #[error("`{path}` holds no PEM that can be used: {error}")]
     Pem { path: PathBuf, error: String },
@@ -86,13 +88,16 @@ impl TlsMaterial {
         let authority = read_limited(&paths.authority)?;
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&authority, &paths.authority)? {
-            roots.add(certificate).map_err(|error| TlsError::Authority { path: paths.authority.clone(), error: error.to_string() })?;
+            roots
+                .add(certificate)
+                .map_err(|error| TlsError::Authority { path: paths.authority.clone(), error: error.to_string() })?;
         }
         let roots = Arc::new(roots);
         let chain = certificates(&read_limited(&paths.certificate)?, &paths.certificate)?;
         let no_identity = || TlsError::NoIdentity { path: paths.certificate.clone() };
         let identity = identity_of(chain.first().ok_or_else(no_identity)?).ok_or_else(no_identity)?;
-        let mode = std::fs::metadata(&paths.key).map_err(|error| TlsError::Read { path: paths.key.clone(), error })?.mode();
+        let mode =
+            std::fs::metadata(&paths.key).map_err(|error| TlsError::Read { path: paths.key.clone(), error })?.mode();
         if mode & 0o007 != 0 {
             return Err(TlsError::KeyOpen { path: paths.key.clone() });
         }
@@ -149,7 +154,10 @@ fn read_limited(path: &Path) -> Result<Vec<u8>, TlsError> {
 
 fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bad = |error: String| TlsError::Pem { path: path.to_owned(), error };
-    let chain = CertificateDer::pem_slice_iter(pem).take(CHAIN_MAX + 1).collect::<Result<Vec<_>, _>>().map_err(|e| bad(e.to_string()))?;
+    let chain = CertificateDer::pem_slice_iter(pem)
+        .take(CHAIN_MAX + 1)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| bad(e.to_string()))?;
     match chain.len() {
         0 => Err(bad("no certificate in it".to_owned())),
         1..=CHAIN_MAX => Ok(chain),
@@ -185,7 +193,15 @@ mod tests {
     fn only_the_canonical_uri_names_a_node() {
         let identity = identity_from_uri("understudy://7/node/3");
         assert_eq!(identity.map(|i| (i.cluster.0, i.node.get())), Some((7, 3)));
-        for bad in ["understudy://7/node/0", "understudy://7/node/03", "understudy://+7/node/3", "understudy://7/node/3/", "https://7/node/3", "understudy://7/node/9999", "understudy:///node/1"] {
+        for bad in [
+            "understudy://7/node/0",
+            "understudy://7/node/03",
+            "understudy://+7/node/3",
+            "understudy://7/node/3/",
+            "https://7/node/3",
+            "understudy://7/node/9999",
+            "understudy:///node/1",
+        ] {
             assert!(identity_from_uri(bad).is_none(), "{bad}");
         }
     }

@@ -27,10 +27,16 @@ pub(super) fn refusal() -> Option<String> {
 fn explain(error: &io::Error, io_uring_disabled: &str) -> String {
     match (error.raw_os_error(), io_uring_disabled) {
         (Some(libc::EPERM | libc::EACCES), "1" | "2") => {
-            format!("{error}: `sysctl kernel.io_uring_disabled` is `{io_uring_disabled}`; set it to 0, or 1 with the agent's group in `kernel.io_uring_group`")
+            format!(
+                "{error}: `sysctl kernel.io_uring_disabled` is `{io_uring_disabled}`; set it to 0, or 1 with the agent's group in `kernel.io_uring_group`"
+            )
         }
-        (Some(libc::EPERM | libc::EACCES), _) => format!("{error}: a seccomp filter or SELinux refuses io_uring_setup; allow it for the agent"),
-        (Some(libc::ENOSYS), _) => format!("{error}: this kernel has no io_uring, or a seccomp filter hides it; Linux 5.10 or later has it"),
+        (Some(libc::EPERM | libc::EACCES), _) => {
+            format!("{error}: a seccomp filter or SELinux refuses io_uring_setup; allow it for the agent")
+        }
+        (Some(libc::ENOSYS), _) => {
+            format!("{error}: this kernel has no io_uring, or a seccomp filter hides it; Linux 5.10 or later has it")
+        }
         (Some(libc::ENOMEM), _) => format!("{error}: the locked-memory limit is too low; raise `LimitMEMLOCK`"),
         _ => error.to_string(),
     }

@@ -13,10 +13,14 @@ fn c_type(rust: &str, name: &str) -> String {
         "i32" => "int".to_owned(),
         "usize" => "size_t".to_owned(),
         "c_char" => "char".to_owned(),
-        "us_ring" | "us_ring_policy" | "us_ring_record" | "us_ring_completion" | "us_blob_hasher" => format!("struct {name}"),
+        "us_ring" | "us_ring_policy" | "us_ring_record" | "us_ring_completion" | "us_blob_hasher" => {
+            format!("struct {name}")
+        }
         other => panic!("`{other}` has no name in C"),
     };
-    if let Some((element, count)) = squeezed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).and_then(|rest| rest.split_once(';')) {
+    if let Some((element, count)) =
+        squeezed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).and_then(|rest| rest.split_once(';'))
+    {
         return format!("{} {name}[{count}]", base(element));
     }
     let mut rest = squeezed.as_str();
@@ -90,12 +94,30 @@ fn header() -> String {
          #ifdef __cplusplus\nextern \"C\" {\n#endif\n",
     );
     let constants = [
-        Item::Constant(&["Bytes of the longest account name."], "US_RING_ACCOUNT_BYTES_MAX", ffi::US_RING_ACCOUNT_BYTES_MAX),
-        Item::Constant(&["Bytes of the largest record: a header of 64, account and payload each padded to 8."], "US_RING_RECORD_BYTES_MAX", ffi::US_RING_RECORD_BYTES_MAX),
+        Item::Constant(
+            &["Bytes of the longest account name."],
+            "US_RING_ACCOUNT_BYTES_MAX",
+            ffi::US_RING_ACCOUNT_BYTES_MAX,
+        ),
+        Item::Constant(
+            &["Bytes of the largest record: a header of 64, account and payload each padded to 8."],
+            "US_RING_RECORD_BYTES_MAX",
+            ffi::US_RING_RECORD_BYTES_MAX,
+        ),
         Item::Opaque(&["A ring that this program has open."], "us_ring"),
         Item::Opaque(&["An incremental BLAKE3 hasher."], "us_blob_hasher"),
     ];
-    let types = [ffi::ERRORS, ffi::STATUSES, ffi::LEVELS, ffi::TIMEOUTS, ffi::FULLS, ffi::ROLES, ffi::POLICY, ffi::COMPLETION, ffi::RECORD];
+    let types = [
+        ffi::ERRORS,
+        ffi::STATUSES,
+        ffi::LEVELS,
+        ffi::TIMEOUTS,
+        ffi::FULLS,
+        ffi::ROLES,
+        ffi::POLICY,
+        ffi::COMPLETION,
+        ffi::RECORD,
+    ];
     for item in constants.iter().chain(&types).chain(ffi::FUNCTIONS).chain(blob::FUNCTIONS) {
         write(&mut out, item);
     }
@@ -111,5 +133,8 @@ fn header_is_what_the_code_says() {
         std::fs::write(path, &generated).unwrap();
     }
     let committed = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(committed == generated, "{path} differs from the code; run `UPDATE=1 cargo test -p understudy-ring header`");
+    assert!(
+        committed == generated,
+        "{path} differs from the code; run `UPDATE=1 cargo test -p understudy-ring header`"
+    );
 }

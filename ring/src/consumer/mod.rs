@@ -15,13 +15,13 @@ pub use events::{ConsumerStats, Event, Record};
 use crate::claim::Core;
 use crate::clock::mono_ns;
 use crate::file::{self, AttachError, ConsumerOptions};
+use crate::gaps;
 use crate::intents::Intents;
 use crate::map::Mapping;
 use crate::memory::Memory;
 use crate::producer::{core_of, slots_of};
 use crate::record::{self, Whole};
 use crate::sync::{AtomicU64, Ordering, fence, spin};
-use crate::gaps;
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::path::Path;
@@ -255,7 +255,11 @@ impl<M: Memory> Consumer<M> {
         }
     }
 
-    pub(crate) fn read_whole(&mut self, core: &Core<'_>, at: Cursor) -> Result<Whole, understudy_types::ring::RingError> {
+    pub(crate) fn read_whole(
+        &mut self,
+        core: &Core<'_>,
+        at: Cursor,
+    ) -> Result<Whole, understudy_types::ring::RingError> {
         record::read(core, at, self.seed, self.record_bytes_max, &mut self.scratch)
     }
 
@@ -263,7 +267,8 @@ impl<M: Memory> Consumer<M> {
     fn reserved(&mut self, core: &Core<'_>, found: Descriptor) -> Step {
         let now_ns = mono_ns();
         let Some(stuck) = &mut self.stuck else {
-            self.stuck = Some(Stuck { since_ns: now_ns, next_check_ns: now_ns + STUCK_CHECK_NS, interval_ns: STUCK_CHECK_NS });
+            self.stuck =
+                Some(Stuck { since_ns: now_ns, next_check_ns: now_ns + STUCK_CHECK_NS, interval_ns: STUCK_CHECK_NS });
             return Step::Idle;
         };
         if now_ns < stuck.next_check_ns {
@@ -337,7 +342,8 @@ impl<M: Memory> Consumer<M> {
         let closes = header.kind == RecordKind::IntentEnd
             || (header.flags & RECORD_CLOSES_INTENT != 0 && header.kind != RecordKind::Intent);
         if header.kind == RecordKind::Intent {
-            let orphan = self.intents.begin(words, &layout, header.owner, header.intent, &record.account, &record.payload);
+            let orphan =
+                self.intents.begin(words, &layout, header.owner, header.intent, &record.account, &record.payload);
             if let Some(orphan) = orphan {
                 gaps::mark_pending(self.memory.words(), &layout, orphan.bucket);
                 self.queue.push_back(Event::Orphaned(orphan));
@@ -381,8 +387,9 @@ impl<M: Memory> Consumer<M> {
         if now_ns >= self.next_reap_ns {
             self.next_reap_ns = now_ns + REAP_NS;
             let mut known = HashMap::new();
-            let reaped = slots_of(&*self.memory)
-                .reap(|slot, incarnation| *known.entry((slot, incarnation)).or_insert_with(|| self.alive(slot, incarnation)));
+            let reaped = slots_of(&*self.memory).reap(|slot, incarnation| {
+                *known.entry((slot, incarnation)).or_insert_with(|| self.alive(slot, incarnation))
+            });
             self.stats.completions_reaped += reaped as u64;
         }
     }
@@ -468,7 +475,8 @@ impl<M: Memory> Consumer<M> {
 
     /// Answers an `AccountOpen`. The policy's generation is set to the ring's.
     pub fn complete_policy(&self, at: CompletionRef, policy: &Policy) -> bool {
-        let policy = Policy { generation: self.control(word::POLICY_GENERATION).load(Ordering::Acquire) as u32, ..*policy };
+        let policy =
+            Policy { generation: self.control(word::POLICY_GENERATION).load(Ordering::Acquire) as u32, ..*policy };
         self.complete(at, Status::Policy, &policy.encode())
     }
 
