@@ -22,7 +22,8 @@ pub const PROTOCOL_MIN: u16 = 1;
 /// Highest protocol version that this build speaks.
 pub const PROTOCOL_MAX: u16 = 1;
 
-/// Bytes of a message's head: body length `u32`, type `u16`, flags `u16`, CRC32C of these eight `u32`, CRC32C of the body `u32`.
+/// Bytes of a message's head: body length `u32`, type `u16`, flags `u16`, CRC32C of these eight `u32`, CRC32C of the
+/// body `u32`.
 pub const HEAD_BYTES: usize = 16;
 /// Largest body. A longer one ends the connection.
 pub const BODY_BYTES_MAX: usize = 4 << 20;

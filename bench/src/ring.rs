@@ -5,7 +5,8 @@
 //! columns can be compared.
 //! What can hurt: too few processors. With one, every exchange between threads costs a context switch, and the
 //! report says how many there are.
-//! How: latencies are taken for batches of 16 calls (a clock read costs as much as a publication) and given per call; the
+//! How: latencies are taken for batches of 16 calls (a clock read costs as much as a publication) and given per
+//! call; the
 //! queue is emptied between batches, outside of the measured time.
 
 use anyhow::{Context as _, Result};
@@ -190,7 +191,7 @@ fn ping_pong(rounds: u64) -> Row {
         while line.0.load(Ordering::Acquire) != value {
             turns += 1;
             // With fewer processors than threads, spinning alone would take whole time slices.
-            if turns % 1024 == 0 {
+            if turns.is_multiple_of(1024) {
                 std::thread::yield_now();
             }
             std::hint::spin_loop();

@@ -241,7 +241,10 @@ proptest! {
     }
 
     #[test]
-    fn random_bodies_with_right_checksums_never_panic(raw_kind in 1u16..16, body in proptest::collection::vec(any::<u8>(), 0..600)) {
+    fn random_bodies_with_right_checksums_never_panic(
+        raw_kind in 1u16..16,
+        body in proptest::collection::vec(any::<u8>(), 0..600),
+    ) {
         let len = u32::try_from(body.len()).unwrap_or(0);
         if let Ok(message) = Message::decode(&forged(raw_kind, 0, len, &body))
             && !matches!(message, Message::Unknown { .. } | Message::Hello(_))

@@ -158,7 +158,8 @@ impl GroupApplier {
 /// How a plan went.
 enum Followed {
     Done,
-    /// The store did not take an operation. The next plan starts from what the store has then; only what repeats is told.
+    /// The store did not take an operation. The next plan starts from what the store has then; only what repeats is
+    /// told.
     Refused(String),
     /// The account must wait.
     Wait(Parked),

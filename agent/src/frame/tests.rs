@@ -241,7 +241,11 @@ proptest! {
     }
 
     #[test]
-    fn random_bodies_never_panic(body in prop::collection::vec(any::<u8>(), 1..2000), kind in 0..3u8, said in 1..4000u32) {
+    fn random_bodies_never_panic(
+        body in prop::collection::vec(any::<u8>(), 1..2000),
+        kind in 0..3u8,
+        said in 1..4000u32,
+    ) {
         let frame = forged(&body, |h| {
             h.codec = [Codec::Raw, Codec::Zstd, Codec::ZstdDictionary(1)][usize::from(kind)];
             if kind > 0 {

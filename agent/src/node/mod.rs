@@ -10,6 +10,7 @@ mod admin;
 mod board;
 mod compare;
 mod core;
+mod exports;
 mod gauges;
 mod peers;
 mod query;

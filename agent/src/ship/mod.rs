@@ -202,7 +202,8 @@ impl Default for ShipLimits {
 #[derive(Clone, Debug)]
 struct Peer {
     link: LinkId,
-    /// Bytes of frames that may be sent; below zero when one frame was larger than what was left, until the peer gives more.
+    /// Bytes of frames that may be sent; below zero when one frame was larger than what was left, until the peer gives
+    /// more.
     credit_bytes: i64,
     /// What each Ship that is not answered yet may take of the credit.
     reading: BTreeMap<GroupId, u64>,

@@ -280,7 +280,9 @@ fn a_message_of_a_newer_version_is_counted_and_skipped() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn random_bytes_from_a_stranger_never_panic(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..2000), 1..8)) {
+    fn random_bytes_from_a_stranger_never_panic(
+        pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..2000), 1..8),
+    ) {
         thread_local!(static BENCH: Bench = Bench::new());
         BENCH.with(|bench| {
             let (mut link, queue) = bench.accept();

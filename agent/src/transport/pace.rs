@@ -79,7 +79,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_more_than_rate_and_burst(rate in 1u64..1 << 30, steps in proptest::collection::vec((0u64..50_000_000, 1usize..100_000), 1..200)) {
+        fn never_more_than_rate_and_burst(
+            rate in 1u64..1 << 30,
+            steps in proptest::collection::vec((0u64..50_000_000, 1usize..100_000), 1..200),
+        ) {
             let mut bucket = TokenBucket::new(rate, MonoNs(0));
             let (mut now, mut sent) = (0u64, 0u128);
             for (step, wish) in steps {

@@ -34,7 +34,7 @@ fn flags(uid: u32, flags: u32) -> ApplyItem {
 }
 
 fn want(store: &mut DovecotStore, user: &str, item: ApplyItem, status: Status) {
-    let outcomes = store.apply(user, &[item.clone()]).expect("outcomes");
+    let outcomes = store.apply(user, std::slice::from_ref(&item)).expect("outcomes");
     assert_eq!(outcomes[0].status, status, "{user}: {item:?}: {outcomes:?}");
 }
 

@@ -8,7 +8,7 @@ use super::files::SourceFile;
 use super::source::code_of;
 
 /// Modules that every module may name: they name no stage.
-const EVERYWHERE: [&str; 4] = ["limits", "clock", "config", "rules"];
+const EVERYWHERE: [&str; 5] = ["limits", "clock", "durable", "config", "rules"];
 /// Where the paths meet.
 const MEET: [&str; 4] = ["node", "control", "metrics", "cli"];
 
@@ -16,6 +16,7 @@ const MEET: [&str; 4] = ["node", "control", "metrics", "cli"];
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("clock", &[]),
+    ("durable", &[]),
     ("config", &[]),
     ("rules", &[]),
     // Record path, active node.
@@ -23,8 +24,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("batch", &["capture", "frame", "journal"]), // a group's tail, as the journal found it,
     ("frame", &[]),
     ("journal", &["frame"]),
-    ("ship", &["frame", "journal"]),
-    ("transport", &["frame", "journal", "ship"]), // the way of doing I/O is chosen alike,
+    ("transport", &["journal"]), // the way of doing I/O is chosen alike
+    ("ship", &["frame", "journal", "transport"]),
     // Record path, replica.
     ("receive", &["frame", "journal", "transport"]),
     ("apply", &["frame", "journal", "receive", "blob", "store", "digest"]),

@@ -8,6 +8,9 @@ use super::files::{LINES_MAX, SourceFile};
 /// Files that are one table, and may be as long as it is.
 const TABLES: [&str; 1] = ["agent/src/config/keys.rs"];
 
+/// The table of the C interface: each of its lines becomes a line of the header, and macros cannot be broken.
+const WIDE: &str = "ring/src/abi/";
+
 /// A line longer than this is refused in Rust files; rustfmt cannot break a string, so a line with one may be longer.
 const COLUMNS_MAX: usize = 120;
 const COLUMNS_MAX_WITH_STRING: usize = 240;
@@ -17,10 +20,11 @@ const COLUMNS_MAX_WITH_STRING: usize = 240;
 const CLOCK_FILES: [&str; 3] = ["agent/src/clock.rs", "ring/src/clock.rs", "xtask/src/clock.rs"];
 
 /// Files and folders that may name `std::sync::atomic` (or core's): elsewhere, pass messages or take a lock.
-const ATOMIC_FILES: [&str; 8] = [
+const ATOMIC_FILES: [&str; 9] = [
     "ring/",
     "agent/src/metrics/",
     "agent/src/capture/",
+    "agent/src/journal/mod.rs",
     "agent/src/beat/",
     "agent/src/transport/",
     "bench/",
@@ -56,7 +60,8 @@ pub(super) fn lengths(file: &SourceFile) -> Vec<String> {
         problems.push(format!("{}: {lines} lines, more than {LINES_MAX}; split it by what it owns", file.path));
     }
     if file.is_rust() {
-        let max = |l: &str| if l.contains('"') { COLUMNS_MAX_WITH_STRING } else { COLUMNS_MAX };
+        let wide = file.path.starts_with(WIDE);
+        let max = |l: &str| if wide || l.contains('"') { COLUMNS_MAX_WITH_STRING } else { COLUMNS_MAX };
         let long = file.lines().enumerate().filter(|(_, l)| l.chars().count() > max(l));
         problems.extend(long.map(|(n, _)| format!("{}:{}: longer than {COLUMNS_MAX} columns", file.path, n + 1)));
     }

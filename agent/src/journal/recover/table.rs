@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | the expected write, whole | take | take |
 //! | zero, or a write of the file's earlier use, or the end of the file | end | report a hole, go on behind it |
-//! | bytes that are no write (torn, or the middle of one of the file's earlier use), or a write whose frames do not match | cut off | report a hole, go on behind it |
+//! | no write (torn, or of the file's earlier use), or frames that do not match | cut off | report a hole |
 //! | the expected number, but it does not name the write before it | take, report | take, report |
 //! | a later number | take, report a hole | take, report a hole |
 //! | an earlier number: a write that stands here twice | report, end | report, go on behind it |

@@ -39,7 +39,8 @@ fn segments_go_and_their_positions_stay() {
         assert_eq!(recovered.groups[&GroupId(2)].ring, [(7, 10)]);
         assert_eq!(recovered.groups[&GroupId(1)].tail, stream.tail);
         assert_eq!((recovered.damage.len(), recovered.torn_bytes), (0, 0));
-        // Files are used again: what stands in them from before is not taken for a write. Two frames fill a segment; behind
+        // Files are used again: what stands in them from before is not taken for a write. Two frames fill a segment;
+        // behind
         // the first in it stands a whole write of the file's earlier use, or the middle of one.
         let mut journal = journal;
         for _ in 0..9 {
