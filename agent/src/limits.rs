@@ -161,3 +161,11 @@ pub const RETAIN_MS: u64 = 5_000;
 pub const COMPARE_PAUSE_MS: u64 = 2_000;
 /// Bytes of recent frames that the journal keeps in memory for shippers. Older ones are read from disk.
 pub const JOURNAL_CACHE_BYTES: usize = 64 << 20;
+/// Store processes of one group that wait for an acknowledgement. The oldest is forgotten past it; the ring has at most
+/// 4,096 slots to wait in, so it has given up.
+pub const ACKS_WAITING_MAX: usize = 8_192;
+/// How long a body may stay away before the account's active is asked to export it again, in milliseconds; also the
+/// pause between two such questions.
+pub const BODY_ASK_MS: u64 = 15_000;
+/// Age of a half-written file in the spool at which it is removed, in seconds: no delivery takes so long.
+pub const SPOOL_TMP_AGE_S_MAX: u64 = 3_600;

@@ -51,6 +51,13 @@ pub enum ApplyEvent {
         group: GroupId,
         account: String,
     },
+    /// Frames of the group are gone from this node's journal before they were applied: the stream goes on after `seq`,
+    /// and the group's accounts must be copied anew.
+    Lost {
+        group: GroupId,
+        seq: u64,
+        why: String,
+    },
     /// The account's active is to be asked for a snapshot.
     Ask {
         group: GroupId,
@@ -72,11 +79,18 @@ pub trait Frames {
     /// # Errors
     /// As [`JournalReader::read`].
     fn read(&self, group: GroupId, from: Sequence, bytes_max: usize) -> Result<Vec<Frame>, ReadError>;
+
+    /// Last durable sequence of the group; 0 = none.
+    fn tail(&self, group: GroupId) -> u64;
 }
 
 impl Frames for JournalReader {
     fn read(&self, group: GroupId, from: Sequence, bytes_max: usize) -> Result<Vec<Frame>, ReadError> {
         JournalReader::read(self, group, from, bytes_max)
+    }
+
+    fn tail(&self, group: GroupId) -> u64 {
+        JournalReader::tail(self, group).sequence.0
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::MonoNs;
-use crate::limits::{BODY_GRACE_MS, PARK_RETRY_MS_MAX, PARK_RETRY_MS_MIN, RESYNC_ASK_MS};
+use crate::limits::{BODY_ASK_MS, BODY_GRACE_MS, PARK_RETRY_MS_MAX, PARK_RETRY_MS_MIN, RESYNC_ASK_MS};
 
 /// Why an account waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ struct Waiting {
     attempts: u32,
     since: MonoNs,
     next_try: MonoNs,
+    /// When a body that stays away was asked for last.
+    asked: MonoNs,
 }
 
 /// The parked accounts of one group.
@@ -54,7 +56,7 @@ impl Lot {
     /// Takes back what was kept on disk.
     #[must_use]
     pub fn restore(kept: impl IntoIterator<Item = (String, Parked)>, now: MonoNs) -> Self {
-        let waiting = |parked| Waiting { parked, attempts: 0, since: now, next_try: now };
+        let waiting = |parked| Waiting { parked, attempts: 0, since: now, next_try: now, asked: now };
         Self { accounts: kept.into_iter().map(|(account, parked)| (account, waiting(parked))).collect() }
     }
 
@@ -70,10 +72,11 @@ impl Lot {
                 waiting.parked.detail = parked.detail;
             }
             Some(waiting) => {
-                *waiting = Waiting { parked, attempts: 0, since: waiting.since, next_try: now.after(retry) };
+                *waiting =
+                    Waiting { parked, attempts: 0, since: waiting.since, next_try: now.after(retry), asked: now };
             }
             None => {
-                let waiting = Waiting { parked, attempts: 0, since: now, next_try: now.after(retry) };
+                let waiting = Waiting { parked, attempts: 0, since: now, next_try: now.after(retry), asked: now };
                 self.accounts.insert(account.to_owned(), waiting);
             }
         }
@@ -121,6 +124,14 @@ impl Lot {
             let bodies = match waiting.parked.reason {
                 Reason::NeedsSnapshot { bodies } => bodies,
                 Reason::Snapshot { .. } => false,
+                // A body that stays away is asked for too: the active's store still has it.
+                Reason::Body { .. } if now.since_ns(waiting.since) > BODY_ASK_MS * 1_000_000 => {
+                    if now.since_ns(waiting.asked) > BODY_ASK_MS * 1_000_000 {
+                        waiting.asked = now;
+                        asks.push((account.clone(), true));
+                    }
+                    continue;
+                }
                 _ => continue,
             };
             if waiting.next_try <= now {

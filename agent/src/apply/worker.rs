@@ -17,6 +17,7 @@ use super::cursor::Cursors;
 use crate::blob::cache::BodyCache;
 use crate::clock;
 use crate::frame::FrameCodec;
+use crate::journal::ReadError;
 use crate::limits::{APPLY_IDLE_MS, APPLY_STORE_RETRY_MS};
 use crate::store::Store;
 
@@ -134,12 +135,32 @@ fn run(shared: &Shared, store: &mut dyn Store, commands: &Receiver<Command>, rep
                 report: &mut sink,
                 now: clock::mono(),
             };
-            if let Err(error) = serve(&mut appliers, group, rebase, &mut tools) {
+            let mut result = serve(&mut appliers, group, rebase, &mut tools);
+            if let Err(ApplyError::Journal(error)) = &result {
+                let why = error.to_string();
+                if let Some(seq) = goes_on_after(error, shared.frames.tail(group)) {
+                    tracing::error!(group = group.0, seq, why, "frames are lost before they were applied");
+                    result = serve(&mut appliers, group, Some(seq), &mut tools);
+                    report(ApplyEvent::Lost { group, seq, why });
+                }
+            }
+            if let Err(error) = result {
                 tracing::warn!(group = group.0, %error, "replay stands still; it is tried again");
                 failing = true;
                 dirty.insert(group, rebase);
             }
         }
+    }
+}
+
+/// Where the stream can be taken up again after frames were lost; `None` for an error that may pass.
+fn goes_on_after(error: &ReadError, tail: u64) -> Option<u64> {
+    match error {
+        ReadError::Retired { oldest, .. } => Some(oldest.0.saturating_sub(1)),
+        ReadError::Gap { next, .. } => Some(next.0.saturating_sub(1)),
+        // What comes after a damaged frame may be readable, but nothing says where it begins.
+        ReadError::Damaged { .. } => Some(tail),
+        ReadError::Inside { .. } | ReadError::Io { .. } => None,
     }
 }
 

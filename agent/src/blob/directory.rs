@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use understudy_types::id::BlobId;
 
-use super::{BlobError, BlobStore, Put, relative_path};
+use super::{BlobError, BlobStore, Put, hash_reader, relative_path};
 use crate::limits::BLOB_BYTES_MAX;
 
 /// A directory that every node sees under some path.
@@ -79,9 +79,12 @@ impl BlobStore for Directory {
         let target = self.path(id);
         let mut input = File::open(file).map_err(BlobError::io("open the body", file))?;
         let length = input.metadata().map_err(BlobError::io("look at", file))?.len();
-        // Same name and same length: the same body, stored before. A blob damaged in place is found when it is read.
+        // Stored before, if it hashes to its name: one that was damaged in place is replaced by this.
         if fs::metadata(&target).is_ok_and(|stored| stored.len() == length) {
-            return Ok(Put::AlreadyThere);
+            let stored = File::open(&target).and_then(|mut stored| hash_reader(&mut stored, BLOB_BYTES_MAX));
+            if stored.is_ok_and(|(actual, _)| actual == id) {
+                return Ok(Put::AlreadyThere);
+            }
         }
         let directory = target.parent().unwrap_or(&self.root);
         fs::create_dir_all(directory).map_err(BlobError::io("create the directory", directory))?;

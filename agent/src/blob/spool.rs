@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use understudy_types::id::BlobId;
 
 use super::BlobError;
-use crate::limits::SPOOL_FILES_MAX;
+use crate::limits::{SPOOL_FILES_MAX, SPOOL_TMP_AGE_S_MAX};
 
 /// A directory of bodies on this host.
 #[derive(Clone, Debug)]
@@ -52,6 +52,23 @@ impl Spool {
             }
         }
         Ok(found)
+    }
+
+    /// Removes what store processes that died left half written: `tmp.*` files older than an hour.
+    ///
+    /// # Errors
+    /// When the directory cannot be read. A file that cannot be removed stays.
+    pub fn clean(&self) -> Result<(), BlobError> {
+        for entry in fs::read_dir(&self.root).map_err(BlobError::io("read the spool", &self.root))?.flatten() {
+            let old = entry
+                .metadata()
+                .and_then(|meta| meta.modified())
+                .is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > SPOOL_TMP_AGE_S_MAX));
+            if old && entry.file_name().to_string_lossy().starts_with("tmp.") {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        Ok(())
     }
 
     /// Forgets a body that is in central storage. One that is gone already is fine.

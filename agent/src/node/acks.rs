@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use understudy_ring::{AckLevel, CompletionRef, Status};
 use understudy_types::id::BlobId;
 
+use crate::limits::ACKS_WAITING_MAX;
+
 /// One waiting store process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Waiting {
@@ -28,9 +30,13 @@ pub(crate) struct Acks {
 }
 
 impl Acks {
-    /// Somebody waits.
+    /// Somebody waits. Past the bound the oldest is forgotten: the ring has fewer slots to wait in, so it gave up long
+    /// ago (while a peer is away, nobody else would ever take it off the list).
     pub(crate) fn wait(&mut self, waiting: Waiting) {
         self.waiting.push_back(waiting);
+        if self.waiting.len() > ACKS_WAITING_MAX {
+            self.waiting.pop_front();
+        }
     }
 
     /// An operation names a body that is not known to be in central storage.

@@ -96,6 +96,8 @@ pub(super) struct Core {
     /// Frames that the journal had no room for; received ones with the epoch of their sender.
     pub unsent: VecDeque<(Frame, Option<Epoch>)>,
     pub links: HashMap<NodeId, LinkId>,
+    /// Groups that lost frames here, until their active was told.
+    pub lost_groups: BTreeSet<GroupId>,
     /// Groups whose next frame starts their stream anew here.
     pub rebase_next: BTreeSet<GroupId>,
     pub peer_resync: BTreeMap<(GroupId, NodeId), PeerResync>,
@@ -411,6 +413,15 @@ impl Core {
                 self.quarantine_told.remove(&account);
                 self.board.lock().parked.remove(&account);
                 self.tell_applied(group);
+            }
+            ApplyEvent::Lost { group, why, .. } => {
+                let active = self.view.read().placement.group(group).map(|group| (group.active, group.epoch));
+                let link = active.and_then(|(active, _)| self.links.get(&active).copied());
+                tracing::error!(group = group.0, why, "the group's accounts must be copied anew");
+                self.lost_groups.insert(group);
+                if let (Some((_, epoch)), Some(link)) = (active, link) {
+                    self.tell_lost(group, epoch, link);
+                }
             }
             ApplyEvent::Ask { group, account, bodies } => {
                 let active = self.view.read().placement.group(group).map(|group| group.active);

@@ -75,10 +75,10 @@ impl Core {
             ExportEvent::Op { account, op } => {
                 let Some(group) = self.view.read().own_group(&account) else { return };
                 let blob = op.blob();
-                if let (Some(seq), Some(blob)) =
-                    (self.push(group, &account, clock::wall_ns(), &op.encode(), None), blob)
+                // Bodies of a snapshot hold back no acknowledgement: nobody waits for mail that was there before.
+                if let (Some(_), Some(blob)) = (self.push(group, &account, clock::wall_ns(), &op.encode(), None), blob)
                 {
-                    self.body(group, &account, seq, blob);
+                    self.uploader.want(blob);
                 }
             }
             ExportEvent::End { account, result } => self.export_end(&account, result),

@@ -2,9 +2,14 @@
 //!
 //! Owns: the mapping of names. Refuses: everything else.
 
+use understudy_types::id::GroupId;
+
+use super::core::Core;
+use crate::apply::park::{Parked, Reason};
 use crate::metrics::{self, Metrics, set_total};
 use crate::pressure::PressureState;
 use crate::signal::Signal;
+use crate::transport::Backend;
 
 const NS: f64 = 1e-9;
 
@@ -66,6 +71,42 @@ pub(crate) fn signal(to: &Metrics, signal: &Signal) {
         to.peer_lag_seconds.get_or_create(&labels).set(seconds(peer.lag_ns));
         if let Some(age_ns) = peer.beat_age_ns {
             to.peer_beat_age.get_or_create(&labels).set(seconds(age_ns));
+        }
+    }
+}
+
+impl Core {
+    /// Sets what is known without asking anybody, once a second.
+    pub(super) fn gauges(&self) {
+        let to = &self.metrics;
+        let journal = self.journal.stats();
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        to.journal_limit.set(i64::try_from(self.config.journal.bytes_max).unwrap_or(i64::MAX));
+        to.journal_segments.set(i64::try_from(journal.segments).unwrap_or(i64::MAX));
+        set_total(&to.journal_written, journal.frame_bytes);
+        set_total(&to.capture_dropped, self.capture.stats().dropped_total);
+        to.io_backend_info.get_or_create(&metrics::Io::new("journal", journal.backend)).set(1);
+        let transport = match self.transport.backend() {
+            Backend::IoUring => "io_uring",
+            Backend::Plain { .. } => "plain",
+        };
+        to.io_backend_info.get_or_create(&metrics::Io::new("transport", transport)).set(1);
+        let replicas = self.view.read().placement.groups().iter().filter(|g| g.replicas.contains(&self.node)).count();
+        to.groups.get_or_create(&metrics::Role::new("active")).set(count(self.own.len()));
+        to.groups.get_or_create(&metrics::Role::new("replica")).set(count(replicas));
+        to.accounts.get_or_create(&metrics::Role::new("active")).set(count(self.accounts.iter().count()));
+        to.blob_uploads_pending.set(count(self.uploader.waiting()));
+        let board = self.board.lock();
+        let parked = |damaged: bool| {
+            let is = |p: &&(GroupId, Parked)| matches!(p.1.reason, Reason::Body { damaged: d, .. } if d == damaged);
+            board.parked.values().filter(is).count()
+        };
+        to.quarantined_accounts.set(count(board.parked.len()));
+        to.blobs_missing.set(count(parked(false)));
+        to.blobs_damaged.set(count(parked(true)));
+        for peer in &self.config.peers {
+            let resync = self.peer_resync.keys().filter(|(_, node)| *node == peer.node_id()).count();
+            to.peer_resync_groups.get_or_create(&metrics::Peer::new(&peer.name)).set(count(resync));
         }
     }
 }

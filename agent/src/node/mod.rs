@@ -98,15 +98,41 @@ fn run_loop(core: &mut Core, inbox: &Inbox) {
 fn wait(core: &mut Core, inbox: &Inbox) {
     let pause = Duration::from_millis(pause_ms(core, clock::mono()));
     select! {
-        recv(inbox.captured) -> event => if let Ok(event) = event { core.captured(event) },
-        recv(inbox.journal) -> event => if let Ok(event) = event { core.journal_event(event) },
-        recv(inbox.transport) -> event => if let Ok(event) = event { core.transport_event(event) },
-        recv(inbox.applied) -> event => if let Ok(event) = event { core.apply_event(event) },
-        recv(inbox.uploads) -> event => if let Ok(event) = event { core.upload_event(event) },
-        recv(inbox.exports) -> event => if let Ok(event) = event { core.export_event(event) },
-        recv(inbox.queries) -> event => if let Ok(event) = event { core.query(event) },
+        recv(inbox.captured) -> event => match event {
+            Ok(event) => core.captured(event),
+            Err(_) => ended(core, "capture"),
+        },
+        recv(inbox.journal) -> event => match event {
+            Ok(event) => core.journal_event(event),
+            Err(_) => ended(core, "journal"),
+        },
+        recv(inbox.transport) -> event => match event {
+            Ok(event) => core.transport_event(event),
+            Err(_) => ended(core, "transport"),
+        },
+        recv(inbox.applied) -> event => match event {
+            Ok(event) => core.apply_event(event),
+            Err(_) => ended(core, "apply"),
+        },
+        recv(inbox.uploads) -> event => match event {
+            Ok(event) => core.upload_event(event),
+            Err(_) => ended(core, "upload"),
+        },
+        recv(inbox.exports) -> event => match event {
+            Ok(event) => core.export_event(event),
+            Err(_) => ended(core, "export"),
+        },
+        recv(inbox.queries) -> event => match event {
+            Ok(event) => core.query(event),
+            Err(_) => ended(core, "control"),
+        },
         default(pause) => {}
     }
+}
+
+/// A thread that this loop cannot go on without has ended: the service manager starts the agent anew.
+fn ended(core: &mut Core, thread: &str) {
+    core.failure.get_or_insert_with(|| format!("the {thread} thread has ended; its last words are in the log"));
 }
 
 fn pause_ms(core: &Core, now: MonoNs) -> u64 {

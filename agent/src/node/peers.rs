@@ -27,6 +27,16 @@ impl Core {
             } => {
                 tracing::info!(peer = self.name(peer), software, "connected");
                 self.links.insert(peer, link);
+                self.probes.dial_errors.remove(&peer);
+                for group in self.lost_groups.clone() {
+                    let epoch = {
+                        let view = self.view.read();
+                        view.placement.group(group).filter(|group| group.active == peer).map(|group| group.epoch)
+                    };
+                    if let Some(epoch) = epoch {
+                        self.tell_lost(group, epoch, link);
+                    }
+                }
                 let labels = crate::metrics::Peer::new(&self.name(peer));
                 self.metrics.peer_connects.get_or_create(&labels).inc();
                 self.ship(ShipEvent::Connected { peer, link, credit_bytes, positions });
@@ -301,6 +311,14 @@ impl Core {
             other => other,
         };
         frames.ok()?.first().filter(|frame| frame.last_sequence() == at).map(Frame::hash)
+    }
+
+    /// Tells a group's active that frames are lost here: it makes the stream begin anew and sends snapshots.
+    pub(super) fn tell_lost(&mut self, group: GroupId, epoch: Epoch, link: LinkId) {
+        let message = Message::ResyncNeeded { group, epoch, reason: ResyncReason::Gap };
+        if self.transport.send_on(link, &message).is_ok() {
+            self.lost_groups.remove(&group);
+        }
     }
 
     /// Sends acknowledgements and credit that are due.

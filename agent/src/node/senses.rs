@@ -68,6 +68,7 @@ impl Core {
         self.probes.slot.put(beat::compose(self.probes.speaker, state, false, &signal), self.now);
         self.metrics.beats_sent.inc();
         super::gauges::signal(&self.metrics, &signal);
+        self.gauges();
         self.probes.signal = Some(signal);
     }
 

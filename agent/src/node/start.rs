@@ -61,6 +61,11 @@ pub(super) struct Started {
     pub control: Control,
 }
 
+#[expect(clippy::cast_precision_loss, reason = "the metric is a double")]
+fn wall_seconds() -> f64 {
+    clock::wall_ns() as f64 / 1e9
+}
+
 fn backend(config: IoBackend) -> journal::IoBackend {
     match config {
         IoBackend::Auto => journal::IoBackend::Auto,
@@ -113,6 +118,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         .map_err(|problems| anyhow!("{}", problems.first().map_or("placement", |problem| problem.problem.as_str())))?;
     let view = SharedView::new(View { node, rules, placement });
     let metrics = Arc::new(Metrics::new());
+    metrics.start_time.set(wall_seconds());
     let board = Arc::new(Board::default());
 
     let (journal, recovered) = Journal::open(
@@ -184,6 +190,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     std::fs::create_dir_all(spool.root()).context("cannot create the spool directory")?;
     let (upload_events, uploads) = bounded(EVENTS_MAX);
     let uploader = Uploader::start(&spool, &storage, sender(upload_events))?;
+    spool.clean()?;
     spool.list()?.into_iter().for_each(|id| uploader.want(id));
     let (export_events, exports) = bounded(EVENTS_MAX);
     let exporters = Exporters::start(|| connect(), &export_events)?;
@@ -334,6 +341,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         ring_released: first_index,
         unsent: VecDeque::new(),
         links: HashMap::new(),
+        lost_groups: BTreeSet::new(),
         rebase_next: BTreeSet::new(),
         peer_resync: BTreeMap::new(),
         snapshot_ends: Vec::new(),
@@ -354,6 +362,9 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         view.placement.placed_accounts().map(str::to_owned).chain(view.rules.named_accounts()).collect()
     };
     named.iter().for_each(|account| core.seen(account));
+    // Sessions that live on ask for their policy anew: rules or placement may have changed while no agent was there.
+    core.capture.policy_changed();
+    new_ring(&mut core)?;
 
     compare::start(verifier.clone(), query_sender.clone())?;
     let admin = Arc::new(NodeAdmin { queries: query_sender.clone(), verifier, view, loaded });
@@ -369,6 +380,26 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         queries,
     };
     Ok(Started { core, inbox, control })
+}
+
+/// A ring that is not the one of the last run (the host was started anew, or somebody removed it) took records along
+/// that no journal has: every account that was copied before is compared.
+fn new_ring(core: &mut Core) -> anyhow::Result<()> {
+    let path = core.config.node.data_dir.join("ring-generation");
+    let generation = core.capture.generation.to_string();
+    let before = std::fs::read_to_string(&path).unwrap_or_default();
+    if before.trim() == generation {
+        return Ok(());
+    }
+    let names: Vec<String> = core.accounts.iter().map(|(account, _)| account.to_owned()).collect();
+    if !before.is_empty() {
+        tracing::warn!(
+            accounts = names.len(),
+            "the ring is a new one; what the old one held is lost, all accounts are compared"
+        );
+        names.iter().for_each(|account| core.want_export(account, false, "the ring is a new one"));
+    }
+    crate::durable::write(&path, generation.as_bytes()).context("cannot note the ring's generation")
 }
 
 /// Sends into a bounded channel, waiting for room; what comes after the loop's end is dropped.
