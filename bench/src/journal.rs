@@ -1,13 +1,16 @@
 //! The journal beside the disk itself: how long until a frame is durable, and how many a second.
 //!
-//! Owns: figures of the journal on io_uring and on plain system calls, and of a bare `pwrite` and `fdatasync` of one
-//! page in the same directory, in the same run. Refuses: judging them.
+//! Owns: figures of the journal on io_uring and on plain system calls, and of a bare write and fdatasync of one page
+//! in the same directory, in turns. What can hurt: a bare write that also pays for the file's growth; its file is
+//! allocated and written before. Refuses: judging them.
 
+use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args as ClapArgs;
 use serde::Serialize;
 use understudy_agent::clock;
 use understudy_agent::frame::traffic::Traffic;
@@ -15,34 +18,49 @@ use understudy_agent::frame::{Frame, FrameBuilder, FrameCodec, Level, Seal};
 use understudy_agent::journal::{IoBackend, Journal, JournalConfig, JournalEvent, Token};
 use understudy_types::id::{ClusterId, Epoch, GroupId, NodeId, Sequence};
 
-/// Figures of one way.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct JournalFigures {
-    /// `fdatasync`, `io_uring` or `plain`.
-    pub(crate) name: String,
-    /// One at a time: from the append to the answer.
-    pub(crate) one_p50_ns: u64,
-    pub(crate) one_p99_ns: u64,
-    /// With 256 frames waiting at any time.
-    pub(crate) frames_per_second: f64,
-    pub(crate) operations_per_second: f64,
-    pub(crate) bytes_per_second: f64,
-    /// Frames that shared one fsync, on average.
-    pub(crate) frames_per_write: f64,
+use crate::stats::{self, Machine, Ratio, Row, Run, Spread, now_ns};
+
+/// Arguments of `bench journal`.
+#[derive(ClapArgs)]
+pub(crate) struct Args {
+    /// A twentieth of the work, once: for tests, not for figures
+    #[arg(long)]
+    quick: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// A directory on the disk to be measured [default: the working directory]
+    #[arg(long)]
+    dir: Option<PathBuf>,
 }
 
 /// Operations in a frame of the measurement: what a batch holds at moderate load.
 const OPERATIONS: u64 = 16;
+/// Frames that wait at any time, in the throughput runs.
 const WAITING: usize = 256;
+const PAGE_BYTES: usize = 4096;
 
-#[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
-fn now() -> Instant {
-    Instant::now()
+#[derive(Debug, Serialize)]
+struct Report {
+    machine: Machine,
+    quick: bool,
+    directory: PathBuf,
+    /// Why io_uring is missing here.
+    io_uring_refused: Option<String>,
+    operations_per_frame: u64,
+    window: usize,
+    rows: Vec<Row>,
+    ratios: Vec<Ratio>,
+    bandwidth: Vec<Bandwidth>,
 }
 
-fn percentile(sorted: &[Duration], percent: usize) -> u64 {
-    let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-    sorted.get(at).map_or(0, |took| u64::try_from(took.as_nanos()).unwrap_or(u64::MAX))
+/// Of a throughput run.
+#[derive(Debug, Serialize)]
+struct Bandwidth {
+    name: &'static str,
+    bytes_per_second: Spread,
+    /// Frames that shared one fdatasync.
+    frames_per_write: Spread,
 }
 
 /// A stream of frames of one group.
@@ -54,7 +72,20 @@ struct Stream {
 }
 
 impl Stream {
-    fn next(&mut self) -> anyhow::Result<Frame> {
+    fn new(cluster: ClusterId, origin: NodeId) -> Self {
+        let seal = Seal {
+            cluster,
+            origin,
+            group: GroupId(1),
+            epoch: Epoch(1),
+            first_sequence: Sequence(1),
+            previous_hash: [0; 32],
+            level: Level::Normal,
+        };
+        Self { traffic: Traffic::new(5), builder: FrameBuilder::new(), codec: FrameCodec::new(), seal }
+    }
+
+    fn next(&mut self) -> Result<Frame> {
         for _ in 0..OPERATIONS {
             let (account, captured, op) = self.traffic.entry();
             self.builder.push(&account, captured, &op, None)?;
@@ -68,132 +99,167 @@ impl Stream {
 
 /// Bare page writes past the page cache where that is possible, each with its fdatasync, into a file that is allocated
 /// and written: the least that any log has to pay here.
-fn bare(directory: &Path, rounds: usize) -> anyhow::Result<JournalFigures> {
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn bare(directory: &Path, rounds: usize) -> Result<Run> {
     let path = directory.join("bare");
-    std::fs::write(&path, vec![0; 4096 * rounds])?;
+    std::fs::write(&path, vec![0; PAGE_BYTES * rounds])?;
     std::fs::File::open(&path)?.sync_all()?;
-    let mut open = std::fs::OpenOptions::new();
-    let direct = open.write(true).custom_flags(libc::O_DIRECT).open(&path);
-    let file = direct.or_else(|_| open.custom_flags(0).open(&path))?;
-    let memory = vec![1; 2 * 4096];
-    let page = &memory[memory.as_ptr().align_offset(4096)..][..4096];
-    let mut took = Vec::with_capacity(rounds);
-    let begun = now();
+    let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(&path);
+    // A file system that knows no O_DIRECT, such as tmpfs.
+    let file = direct.or_else(|_| OpenOptions::new().write(true).open(&path))?;
+    let memory = vec![1; 2 * PAGE_BYTES];
+    let page = memory.get(memory.as_ptr().align_offset(PAGE_BYTES)..).and_then(|rest| rest.get(..PAGE_BYTES));
+    let page = page.context("no aligned page")?;
+    let mut samples = Vec::with_capacity(rounds);
+    let begun = now_ns();
     for round in 0..rounds {
-        let start = now();
-        file.write_all_at(page, 4096 * round as u64)?;
+        let start = now_ns();
+        file.write_all_at(page, (PAGE_BYTES * round) as u64)?;
         file.sync_data()?;
-        took.push(start.elapsed());
+        samples.push(now_ns() - start);
     }
-    let seconds = begun.elapsed().as_secs_f64();
-    took.sort_unstable();
+    let elapsed_ns = now_ns() - begun;
     std::fs::remove_file(&path)?;
-    Ok(JournalFigures {
-        name: "fdatasync".into(),
-        one_p50_ns: percentile(&took, 50),
-        one_p99_ns: percentile(&took, 99),
-        frames_per_second: rounds as f64 / seconds,
-        operations_per_second: 0.0,
-        bytes_per_second: rounds as f64 * 4096.0 / seconds,
-        frames_per_write: 1.0,
-    })
+    Ok(Run::of(samples, 1, elapsed_ns))
 }
 
-fn answered(journal: &Journal) -> anyhow::Result<()> {
+fn answered(journal: &Journal) -> Result<()> {
     match journal.events().recv_timeout(Duration::from_secs(60)).context("the journal does not answer")? {
         JournalEvent::Durable { .. } => Ok(()),
         other => bail!("unexpected answer {other:?}"),
     }
 }
 
-/// One backend of the journal.
-fn journal(directory: &Path, io_backend: IoBackend, rounds: usize) -> anyhow::Result<JournalFigures> {
-    let node = NodeId::new(1).context("node 1")?;
-    let cluster = ClusterId(1);
-    let path = directory.join("journal");
-    let config = JournalConfig { io_backend, free_bytes_min: 0, ..JournalConfig::new(path.clone(), cluster, node) };
-    let (journal, _) = Journal::open(config, clock::mono())?;
-    let seal = Seal {
-        cluster,
-        origin: node,
-        group: GroupId(1),
-        epoch: Epoch(1),
-        first_sequence: Sequence(1),
-        previous_hash: [0; 32],
-        level: Level::Normal,
-    };
-    let (traffic, builder, codec) = (Traffic::new(5), FrameBuilder::new(), FrameCodec::new());
-    let mut stream = Stream { traffic, builder, codec, seal };
-    let mut took = Vec::with_capacity(rounds);
-    for _ in 0..rounds {
-        let frame = stream.next()?;
-        let start = now();
-        journal.append(frame, Token(0))?;
-        answered(&journal)?;
-        took.push(start.elapsed());
-    }
-    took.sort_unstable();
-    let many = (0..rounds * 32).map(|_| stream.next()).collect::<anyhow::Result<Vec<Frame>>>()?;
-    let bytes: usize = many.iter().map(|frame| frame.bytes().len()).sum();
-    let (count, before) = (many.len(), journal.stats());
-    let begun = now();
-    for (n, frame) in many.into_iter().enumerate() {
-        journal.append(frame, Token(0))?;
-        if n >= WAITING {
+/// What one turn of a backend gives.
+#[derive(Default)]
+struct Turns {
+    one: Vec<Run>,
+    many: Vec<Run>,
+    bytes_per_second: Vec<f64>,
+    frames_per_write: Vec<f64>,
+}
+
+impl Turns {
+    fn turn(&mut self, directory: &Path, io_backend: IoBackend, rounds: usize) -> Result<()> {
+        let (node, cluster) = (NodeId::new(1).context("node 1")?, ClusterId(1));
+        let path = directory.join("journal");
+        let config = JournalConfig { io_backend, free_bytes_min: 0, ..JournalConfig::new(path.clone(), cluster, node) };
+        let (journal, _) = Journal::open(config, clock::mono())?;
+        let mut stream = Stream::new(cluster, node);
+        let mut samples = Vec::with_capacity(rounds);
+        let begun = now_ns();
+        for _ in 0..rounds {
+            let frame = stream.next()?;
+            let start = now_ns();
+            journal.append(frame, Token(0))?;
             answered(&journal)?;
+            samples.push(now_ns() - start);
+        }
+        // The rate counts the sealing too; nothing else runs meanwhile.
+        self.one.push(Run::of(samples, 1, now_ns() - begun));
+        let frames = (0..rounds * 16).map(|_| stream.next()).collect::<Result<Vec<Frame>>>()?;
+        let bytes: usize = frames.iter().map(|frame| frame.bytes().len()).sum();
+        let (count, before) = (frames.len(), journal.stats());
+        let (mut begins, mut samples) = (std::collections::VecDeque::new(), Vec::with_capacity(count));
+        let mut take = |begins: &mut std::collections::VecDeque<u64>| -> Result<()> {
+            answered(&journal)?;
+            let start = begins.pop_front().context("an answer too many")?;
+            samples.push(now_ns() - start);
+            Ok(())
+        };
+        let begun = now_ns();
+        for frame in frames {
+            if begins.len() >= WAITING {
+                take(&mut begins)?;
+            }
+            begins.push_back(now_ns());
+            journal.append(frame, Token(0))?;
+        }
+        while !begins.is_empty() {
+            take(&mut begins)?;
+        }
+        let elapsed_ns = now_ns() - begun;
+        let after = journal.stats();
+        drop(journal);
+        std::fs::remove_dir_all(&path)?;
+        ensure!(samples.len() == count, "an answer is missing");
+        self.many.push(Run::of(samples, 1, elapsed_ns));
+        self.bytes_per_second.push(bytes as f64 * 1e9 / elapsed_ns as f64);
+        self.frames_per_write.push(count as f64 / (after.writes - before.writes).max(1) as f64);
+        Ok(())
+    }
+
+    fn bandwidth(&self, name: &'static str) -> Bandwidth {
+        Bandwidth {
+            name,
+            bytes_per_second: Spread::of(self.bytes_per_second.iter().copied()),
+            frames_per_write: Spread::of(self.frames_per_write.iter().copied()),
         }
     }
-    for _ in 0..WAITING.min(count) {
-        answered(&journal)?;
+}
+
+fn measure(args: &Args) -> Result<Report> {
+    let machine = Machine::look();
+    let place = args.dir.clone().map_or_else(std::env::current_dir, Ok)?;
+    let directory = tempfile::Builder::new().prefix("bench-journal-").tempdir_in(&place).context("no directory to measure in")?;
+    let directory = directory.path();
+    let (rounds, turns) = if args.quick { (50, 1) } else { (1_000, 5) };
+    let refused = understudy_agent::journal::io_uring_available().err().map(|refusal| refusal.to_string());
+    let (mut fdatasync, mut uring, mut plain) = (Vec::new(), Turns::default(), Turns::default());
+    bare(directory, rounds / 5)?;
+    for _ in 0..turns {
+        fdatasync.push(bare(directory, rounds)?);
+        if refused.is_none() {
+            uring.turn(directory, IoBackend::IoUring, rounds)?;
+        }
+        plain.turn(directory, IoBackend::Plain, rounds)?;
     }
-    let seconds = begun.elapsed().as_secs_f64();
-    let after = journal.stats();
-    drop(journal);
-    std::fs::remove_dir_all(&path)?;
-    Ok(JournalFigures {
-        name: after.backend.to_owned(),
-        one_p50_ns: percentile(&took, 50),
-        one_p99_ns: percentile(&took, 99),
-        frames_per_second: count as f64 / seconds,
-        operations_per_second: count as f64 * OPERATIONS as f64 / seconds,
-        bytes_per_second: bytes as f64 / seconds,
-        frames_per_write: count as f64 / (after.writes - before.writes).max(1) as f64,
+    let p50 = |run: &Run| run.p50_ns;
+    let mut rows = vec![Row::of("fdatasync of 4 KiB, bare", &fdatasync)];
+    let (mut ratios, mut bandwidth) = (Vec::new(), Vec::new());
+    if refused.is_none() {
+        rows.push(Row::of("a frame durable, io_uring, window 1", &uring.one));
+        rows.push(Row::of("frames durable, io_uring, window 256", &uring.many));
+        ratios.push(Ratio::of("io_uring, window 1, over fdatasync, p50", &uring.one, &fdatasync, p50));
+        bandwidth.push(uring.bandwidth("io_uring"));
+    }
+    rows.push(Row::of("a frame durable, plain, window 1", &plain.one));
+    rows.push(Row::of("frames durable, plain, window 256", &plain.many));
+    ratios.push(Ratio::of("plain, window 1, over fdatasync, p50", &plain.one, &fdatasync, p50));
+    bandwidth.push(plain.bandwidth("plain"));
+    Ok(Report {
+        machine: machine.ended(),
+        quick: args.quick,
+        directory: place,
+        io_uring_refused: refused,
+        operations_per_frame: OPERATIONS,
+        window: WAITING,
+        rows,
+        ratios,
+        bandwidth,
     })
 }
 
-/// Measures in `directory`, which decides which disk it is. `quick` is what tests run. io_uring is left out where it
-/// is refused; the reason is the second value.
+/// Measures and prints.
 ///
 /// # Errors
 /// The disk's.
-pub(crate) fn measure(directory: &Path, quick: bool) -> anyhow::Result<(Vec<JournalFigures>, Option<String>)> {
-    let rounds = if quick { 50 } else { 1000 };
-    let mut figures = vec![bare(directory, rounds)?];
-    let refusal = match understudy_agent::journal::io_uring_available() {
-        Ok(()) => {
-            figures.push(journal(directory, IoBackend::IoUring, rounds)?);
-            None
-        }
-        Err(refusal) => Some(refusal.to_string()),
-    };
-    figures.push(journal(directory, IoBackend::Plain, rounds)?);
-    Ok((figures, refusal))
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn quick_mode_measures_every_way() {
-        let directory = tempfile::tempdir().unwrap();
-        let (figures, refusal) = super::measure(directory.path(), true).unwrap();
-        if let Some(refusal) = &refusal {
-            println!("SKIPPED quick_mode_measures_every_way (on io_uring): {refusal}");
-        }
-        assert_eq!(figures.len(), if refusal.is_some() { 2 } else { 3 });
-        for figure in &figures {
-            println!("{figure:?}");
-            assert!(figure.one_p50_ns > 0 && figure.one_p50_ns <= figure.one_p99_ns && figure.frames_per_second > 0.0);
-        }
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left behind");
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let report = measure(args)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(());
     }
+    println!("journal in `{}`: frames of {OPERATIONS} operations", report.directory.display());
+    if let Some(refused) = &report.io_uring_refused {
+        println!("io_uring is refused here: {refused}");
+    }
+    stats::print(&report.machine, report.quick, &report.rows, &report.ratios);
+    for Bandwidth { name, bytes_per_second, frames_per_write } in &report.bandwidth {
+        let (rate, frames) = (bytes_per_second.median / 1e6, frames_per_write.median);
+        println!("{name}, window {WAITING}: {rate:.1} MB of compressed frames per second, {frames:.1} frames per fdatasync");
+    }
+    Ok(())
 }

@@ -1,21 +1,23 @@
-//! The ring: one publication of 256 bytes, beside a push of the same 256 bytes into crossbeam's `ArrayQueue`; and an
-//! acknowledged publication, beside a plain ping-pong of two threads on two cache lines.
+//! The ring: one publication of 256 bytes beside a push of the same 256 bytes into crossbeam's `ArrayQueue`, and
+//! what passes between two cores beside a ping-pong of one cache line.
 //!
-//! Owns: its figures only. All of a run comes from the same machine in the same minute, in turns, so that the
-//! columns can be compared.
-//! What can hurt: too few processors. With one, every exchange between threads costs a context switch, and the
-//! report says how many there are.
-//! How: latencies are taken for batches of 16 calls (a clock read costs as much as a publication) and given per
-//! call; the
-//! queue is emptied between batches, outside of the measured time.
+//! Owns: the pairs and their order. What can hurt: a peer that is measured in another minute or in other memory. Both
+//! queues hold as many bytes in memory that is as large, both are emptied outside of the measured time, each pair of
+//! runs follows the other at once and the order changes from pair to pair.
+//! How: a clock read costs as much as a publication, so a batch of 16 calls is timed and given per call.
 
-use anyhow::{Context as _, Result};
+use std::hint::black_box;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
 use crossbeam::queue::ArrayQueue;
 use serde::Serialize;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
-use understudy_ring::{Consumer, ConsumerOptions, Event, OnFull, Outcome, Producer, RecordSpec, Status};
+use understudy_ring::{Consumer, ConsumerOptions, Event, Geometry, OnFull, Outcome, Producer, RecordSpec, Status};
+
+use crate::stats::{self, Machine, Ratio, Row, Run, now_ns};
 
 /// Arguments of `bench ring`.
 #[derive(ClapArgs)]
@@ -26,97 +28,104 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Pairs of runs; the figures are medians over them
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pairs: u32,
+}
+
+/// Arguments of the other process.
+#[derive(ClapArgs)]
+pub(crate) struct ProducerArgs {
+    #[arg(long)]
+    ring: std::path::PathBuf,
+    #[arg(long)]
+    records: u64,
+    #[arg(long)]
+    pause_ns: u64,
 }
 
 const PAYLOAD_BYTES: usize = 256;
+const ACCOUNT: &[u8] = b"u0001@example.test";
 /// Calls between two clock reads.
 const BATCH_CALLS: u64 = 16;
-
-/// One row of the report. Times are per call.
-#[derive(Debug, Serialize)]
-struct Row {
-    name: &'static str,
-    calls: u64,
-    p50_ns: u64,
-    p99_ns: u64,
-    per_second: u64,
-}
+/// A record waits for room, or for its answer, at most so long; past it something is wrong with the machine.
+const WAIT_NS_MAX: u64 = 60_000_000_000;
+/// Pause between two records whose way to a consumer that spins is timed; it is waiting by then.
+const SPINNING_PAUSE_NS: u64 = 5_000;
+/// The same for a consumer that sleeps: far longer than it spins before it goes to sleep.
+const SLEEPING_PAUSE_NS: u64 = 1_000_000;
 
 #[derive(Debug, Serialize)]
 struct Report {
-    processors: usize,
+    machine: Machine,
     payload_bytes: usize,
     quick: bool,
     rows: Vec<Row>,
-    /// p50 of the publication over p50 of the push.
-    publish_over_push: f64,
+    ratios: Vec<Ratio>,
 }
 
-#[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
-fn now() -> Instant {
-    Instant::now()
+/// The two queues, each with room for as many bytes.
+struct Queues<'a> {
+    producer: &'a Producer,
+    consumer: &'a mut Consumer,
+    queue: ArrayQueue<[u8; PAYLOAD_BYTES]>,
 }
 
-fn ns_since(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Samples in nanoseconds for `calls_per_sample` calls each.
-fn row(name: &'static str, mut samples_ns: Vec<u64>, calls_per_sample: u64) -> Row {
-    samples_ns.sort_unstable();
-    let at = |percent: usize| samples_ns.get(samples_ns.len() * percent / 100).copied().unwrap_or(0) / calls_per_sample;
-    let calls = samples_ns.len() as u64 * calls_per_sample;
-    let total_ns: u64 = samples_ns.iter().sum();
-    let per_second = u128::from(calls) * 1_000_000_000 / u128::from(total_ns.max(1));
-    Row { name, calls, p50_ns: at(50), p99_ns: at(99), per_second: u64::try_from(per_second).unwrap_or(u64::MAX) }
-}
-
-/// Publication and push, in turns on one thread.
-fn publish_and_push(producer: &Producer, consumer: &mut Consumer, batches: u64) -> Result<(Row, Row)> {
-    let queue: ArrayQueue<[u8; PAYLOAD_BYTES]> = ArrayQueue::new(65_536);
-    let payload = std::hint::black_box([7; PAYLOAD_BYTES]);
-    let (mut publish_ns, mut push_ns) = (Vec::new(), Vec::new());
-    for _ in 0..batches {
-        let start = now();
-        for number in 0..BATCH_CALLS {
-            let spec = RecordSpec::op(b"u0001@example.test", std::hint::black_box(&payload), number);
-            producer.publish(&spec).context("cannot publish")?;
+impl Queues<'_> {
+    fn publish(&mut self, batches: u64) -> Result<Run> {
+        let payload = black_box([7; PAYLOAD_BYTES]);
+        let mut samples = Vec::with_capacity(usize::try_from(batches)?);
+        for _ in 0..batches {
+            let start = now_ns();
+            for number in 0..BATCH_CALLS {
+                let spec = RecordSpec::op(ACCOUNT, black_box(&payload), number);
+                self.producer.publish(&spec).context("cannot publish")?;
+            }
+            samples.push(now_ns() - start);
+            while self.consumer.poll().is_some() {}
+            self.consumer.release(self.consumer.read_index());
         }
-        publish_ns.push(ns_since(start));
-        while consumer.poll().is_some() {}
-        consumer.release(consumer.read_index());
-
-        let start = now();
-        for _ in 0..BATCH_CALLS {
-            let _ = queue.push(*std::hint::black_box(&payload));
-        }
-        push_ns.push(ns_since(start));
-        while queue.pop().is_some() {}
+        let elapsed_ns = samples.iter().sum();
+        Ok(Run::of(samples, BATCH_CALLS, elapsed_ns))
     }
-    Ok((
-        row("ring publish, 256 bytes", publish_ns, BATCH_CALLS),
-        row("ArrayQueue push, 256 bytes", push_ns, BATCH_CALLS),
-    ))
+
+    fn push(&mut self, batches: u64) -> Result<Run> {
+        let payload = black_box([7; PAYLOAD_BYTES]);
+        let mut samples = Vec::with_capacity(usize::try_from(batches)?);
+        for _ in 0..batches {
+            let start = now_ns();
+            for _ in 0..BATCH_CALLS {
+                ensure!(self.queue.push(*black_box(&payload)).is_ok(), "the queue is full");
+            }
+            samples.push(now_ns() - start);
+            // Into an allocation each, as the ring's consumer hands records over: the caches then see the same of both.
+            while let Some(bytes) = self.queue.pop() {
+                black_box(bytes.to_vec());
+            }
+        }
+        let elapsed_ns = samples.iter().sum();
+        Ok(Run::of(samples, BATCH_CALLS, elapsed_ns))
+    }
 }
 
-/// Records that go through from one thread to another, per second, with the latency of each publication.
-fn stream(producer: &Producer, consumer: &mut Consumer, records: u64) -> Result<Row> {
+/// Records that go through to another thread, each with the time that its publication took.
+fn stream(producer: &Producer, consumer: &mut Consumer, records: u64) -> Result<Run> {
     let payload = [7; PAYLOAD_BYTES];
-    let mut elapsed_ns = 0;
-    let samples = std::thread::scope(|scope| -> Result<Vec<u64>> {
+    std::thread::scope(|scope| -> Result<Run> {
         let publisher = scope.spawn(move || {
-            let mut samples = Vec::new();
+            let mut samples = Vec::with_capacity(usize::try_from(records).unwrap_or(0));
             for number in 0..records {
-                let start = now();
-                let spec = RecordSpec::op(b"u0001@example.test", &payload, number);
-                let spec = RecordSpec { on_full: OnFull::Wait, full_wait_ns: 10_000_000_000, ..spec };
-                producer.publish(&spec).map(|_| samples.push(ns_since(start)))?;
+                let start = now_ns();
+                let spec = RecordSpec::op(ACCOUNT, &payload, number);
+                producer.publish(&RecordSpec { on_full: OnFull::Wait, full_wait_ns: WAIT_NS_MAX, ..spec })?;
+                samples.push(now_ns() - start);
             }
             Ok::<_, understudy_ring::PublishError>(samples)
         });
-        let start = now();
+        let start = now_ns();
         let mut delivered = 0;
         while delivered < records {
+            let ended = publisher.is_finished();
             match consumer.poll() {
                 Some(_) => {
                     delivered += 1;
@@ -124,26 +133,23 @@ fn stream(producer: &Producer, consumer: &mut Consumer, records: u64) -> Result<
                         consumer.release(consumer.read_index());
                     }
                 }
-                None if publisher.is_finished() && consumer.poll().is_none() && delivered == 0 => break,
-                None => {
-                    consumer.wait(1_000_000);
-                }
+                // Ended before this look, so nothing more comes: its error is below.
+                None if ended => break,
+                None => drop(consumer.wait(1_000_000)),
             }
         }
         consumer.release(consumer.read_index());
-        elapsed_ns = ns_since(start);
-        publisher.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))?.context("cannot publish")
-    })?;
-    let mut row = row("ring stream to another thread", samples, 1);
-    row.per_second =
-        u64::try_from(u128::from(records) * 1_000_000_000 / u128::from(elapsed_ns.max(1))).unwrap_or(u64::MAX);
-    Ok(row)
+        let elapsed_ns = now_ns() - start;
+        let samples = publisher.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))?.context("cannot publish")?;
+        ensure!(delivered == records, "{delivered} of {records} records arrived");
+        Ok(Run::of(samples, 1, elapsed_ns))
+    })
 }
 
 /// Publication with an answer, the agent on another thread.
-fn acknowledged(producer: &Producer, consumer: &mut Consumer, rounds: u64) -> Result<Row> {
+fn answered(producer: &Producer, consumer: &mut Consumer, rounds: u64) -> Result<Run> {
     let stop = AtomicBool::new(false);
-    let samples = std::thread::scope(|scope| -> Result<Vec<u64>> {
+    std::thread::scope(|scope| -> Result<Run> {
         let agent = scope.spawn(|| {
             while !stop.load(Ordering::Acquire) {
                 match consumer.poll() {
@@ -154,37 +160,34 @@ fn acknowledged(producer: &Producer, consumer: &mut Consumer, rounds: u64) -> Re
                         consumer.release(consumer.read_index());
                     }
                     Some(_) => {}
-                    None => {
-                        consumer.wait(1_000_000);
-                    }
+                    None => drop(consumer.wait(1_000_000)),
                 }
             }
         });
         let measured = (|| {
             let mut samples = Vec::new();
+            let begun = now_ns();
             for number in 0..rounds {
-                let start = now();
-                let published =
-                    producer.publish(&RecordSpec::op(b"u0001@example.test", &[7; PAYLOAD_BYTES], number).answered())?;
+                let start = now_ns();
+                let published = producer.publish(&RecordSpec::op(ACCOUNT, &[7; PAYLOAD_BYTES], number).answered())?;
                 let at = published.completion.context("no completion slot")?;
-                let outcome = producer.wait(at, 10_000_000_000, OnFull::Wait);
-                anyhow::ensure!(matches!(outcome, Outcome::Answered { .. }), "no answer");
-                samples.push(ns_since(start));
+                let outcome = producer.wait(at, WAIT_NS_MAX, OnFull::Wait);
+                ensure!(matches!(outcome, Outcome::Answered { .. }), "no answer");
+                samples.push(now_ns() - start);
             }
-            Ok(samples)
+            Ok(Run::of(samples, 1, now_ns() - begun))
         })();
         stop.store(true, Ordering::Release);
         agent.join().map_err(|_| anyhow::anyhow!("the agent's thread panicked"))?;
         measured
-    })?;
-    Ok(row("ring publish and answer, round trip", samples, 1))
+    })
 }
 
 #[repr(align(128))]
 struct Line(AtomicU64);
 
-/// Two threads, two cache lines, nothing else: the floor of any exchange between two cores.
-fn ping_pong(rounds: u64) -> Row {
+/// Two threads, two cache lines, nothing else: the floor of any exchange between two cores. Round trips.
+fn ping_pong(rounds: u64) -> Run {
     let (ping, pong) = (Line(AtomicU64::new(0)), Line(AtomicU64::new(0)));
     let wait_for = |line: &Line, value: u64| {
         let mut turns = 0_u32;
@@ -197,7 +200,7 @@ fn ping_pong(rounds: u64) -> Row {
             std::hint::spin_loop();
         }
     };
-    let samples = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         scope.spawn(|| {
             for round in 1..=rounds {
                 wait_for(&ping, round);
@@ -205,62 +208,150 @@ fn ping_pong(rounds: u64) -> Row {
             }
         });
         let mut samples = Vec::new();
+        let begun = now_ns();
         for round in 1..=rounds {
-            let start = now();
+            let start = now_ns();
             ping.0.store(round, Ordering::Release);
             wait_for(&pong, round);
-            samples.push(ns_since(start));
+            samples.push(now_ns() - start);
         }
-        samples
-    });
-    row("cross-core ping-pong, round trip", samples, 1)
+        Run::of(samples, 1, now_ns() - begun)
+    })
+}
+
+/// A process that is ended with its owner.
+struct Other(Child);
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One way from a process that publishes to this one: from before the publication to the record in hand.
+fn one_way(path: &Path, consumer: &mut Consumer, records: u64, sleeping: bool) -> Result<Run> {
+    let pause_ns = if sleeping { SLEEPING_PAUSE_NS } else { SPINNING_PAUSE_NS };
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("ring-producer").arg("--ring").arg(path).args(["--records", &records.to_string()]);
+    command.args(["--pause-ns", &pause_ns.to_string()]).stdin(Stdio::null());
+    let mut other = Other(command.spawn().context("cannot start a second process")?);
+    let mut samples = Vec::with_capacity(usize::try_from(records)?);
+    let begun = now_ns();
+    while (samples.len() as u64) < records {
+        match consumer.poll() {
+            Some(Event::Record(record)) => {
+                let arrived = now_ns();
+                let stamp = record.payload.first_chunk().context("a record without a stamp")?;
+                samples.push(arrived.saturating_sub(u64::from_le_bytes(*stamp)));
+                consumer.release(consumer.read_index());
+            }
+            Some(other) => anyhow::bail!("not a record: {other:?}"),
+            None => {
+                ensure!(now_ns() - begun < WAIT_NS_MAX, "the other process publishes nothing");
+                if sleeping {
+                    consumer.wait(100_000_000);
+                } else {
+                    std::hint::spin_loop();
+                }
+            }
+        }
+    }
+    let elapsed_ns = now_ns() - begun;
+    ensure!(other.0.wait()?.success(), "the other process failed");
+    Ok(Run::of(samples, 1, elapsed_ns))
+}
+
+/// The other process of [`one_way`].
+///
+/// # Errors
+/// No ring, or it is full.
+pub(crate) fn produce(args: &ProducerArgs) -> Result<()> {
+    let producer = Producer::open(&args.ring)?;
+    let mut payload = [7; PAYLOAD_BYTES];
+    for number in 0..args.records {
+        if args.pause_ns < 100_000 {
+            let until = now_ns() + args.pause_ns;
+            while now_ns() < until {
+                std::hint::spin_loop();
+            }
+        } else {
+            std::thread::sleep(std::time::Duration::from_nanos(args.pause_ns));
+        }
+        payload[..8].copy_from_slice(&now_ns().to_le_bytes());
+        producer.publish(&RecordSpec::op(ACCOUNT, &payload, number))?;
+    }
+    Ok(())
+}
+
+/// Memory where an agent's ring is (`/run` is a tmpfs): not a disk whose write-back takes pages away.
+fn memory_dir() -> Result<tempfile::TempDir> {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).context("no temporary directory")
+}
+
+fn measure(args: &Args) -> Result<Report> {
+    let machine = Machine::look();
+    let scale = if args.quick { 100 } else { 1 };
+    let dir = memory_dir()?;
+    let path = dir.path().join("ring");
+    let mut consumer = Consumer::attach(&path, &ConsumerOptions::default(), 0).context("cannot make a ring")?;
+    let producer = Producer::open(&path).context("cannot open the ring")?;
+    // A slot of the queue is the bytes and a stamp of 8.
+    let queue = ArrayQueue::new(Geometry::default().data_bytes as usize / (PAYLOAD_BYTES + 8));
+    let mut queues = Queues { producer: &producer, consumer: &mut consumer, queue };
+    // The first turn brings the pages of both in: 80,000 calls go once through either.
+    queues.publish(5_000)?;
+    queues.push(5_000)?;
+    let batches = 20_000 / scale;
+    let (mut publish, mut push) = (Vec::new(), Vec::new());
+    for pair in 0..args.pairs {
+        if pair % 2 == 0 {
+            publish.push(queues.publish(batches)?);
+            push.push(queues.push(batches)?);
+        } else {
+            push.push(queues.push(batches)?);
+            publish.push(queues.publish(batches)?);
+        }
+    }
+    let (mut streamed, mut round_trip, mut floor) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut spinning, mut sleeping) = (Vec::new(), Vec::new());
+    for _ in 0..args.pairs {
+        streamed.push(stream(&producer, &mut consumer, 200_000 / scale)?);
+        round_trip.push(answered(&producer, &mut consumer, 20_000 / scale)?);
+        floor.push(ping_pong(100_000 / scale));
+        spinning.push(one_way(&path, &mut consumer, 50_000 / scale, false)?);
+        sleeping.push(one_way(&path, &mut consumer, 500 / scale, true)?);
+    }
+    let p50 = |run: &Run| run.p50_ns;
+    let one_way_floor: Vec<Run> = floor.iter().map(|run| Run { p50_ns: run.p50_ns / 2.0, ..*run }).collect();
+    let ratios = vec![
+        Ratio::of("publish over push, p50", &publish, &push, p50),
+        Ratio::of("publish and answer over ping-pong, p50", &round_trip, &floor, p50),
+        Ratio::of("one way, spinning, over half a ping-pong, p50", &spinning, &one_way_floor, p50),
+    ];
+    let rows = vec![
+        Row::of("ring publish, 256 bytes", &publish),
+        Row::of("ArrayQueue push, 256 bytes", &push),
+        Row::of("ring to another thread, publication", &streamed),
+        Row::of("ring publish and answer, round trip", &round_trip),
+        Row::of("cross-core ping-pong, round trip", &floor),
+        Row::of("process to process, spinning, one way", &spinning),
+        Row::of("process to process, sleeping, one way", &sleeping),
+    ];
+    Ok(Report { machine: machine.ended(), payload_bytes: PAYLOAD_BYTES, quick: args.quick, rows, ratios })
 }
 
 /// Measures and prints.
 ///
 /// # Errors
-/// No temporary file, or the ring refuses.
+/// No temporary file, no second process, or the ring refuses.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let scale = if args.quick { 100 } else { 1 };
-    let dir = tempfile::tempdir()?;
-    let path = dir.path().join("ring");
-    let mut consumer = Consumer::attach(&path, &ConsumerOptions::default(), 0).context("cannot make a ring")?;
-    let producer = Producer::open(&path).context("cannot open the ring")?;
-    // The first turn brings the pages in.
-    publish_and_push(&producer, &mut consumer, 5000 / scale)?;
-    let (publish, push) = publish_and_push(&producer, &mut consumer, 100_000 / scale)?;
-    let streamed = stream(&producer, &mut consumer, 1_000_000 / scale)?;
-    let answered = acknowledged(&producer, &mut consumer, 100_000 / scale)?;
-    let floor = ping_pong(200_000 / scale);
-    let report = Report {
-        processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        payload_bytes: PAYLOAD_BYTES,
-        quick: args.quick,
-        publish_over_push: publish.p50_ns as f64 / push.p50_ns.max(1) as f64,
-        rows: vec![publish, push, streamed, answered, floor],
-    };
+    let report = measure(args)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
-        return Ok(());
+    } else {
+        println!("ring: payload {PAYLOAD_BYTES} bytes");
+        stats::print(&report.machine, report.quick, &report.rows, &report.ratios);
     }
-    println!(
-        "{} processors, payload {} bytes{}",
-        report.processors,
-        report.payload_bytes,
-        if report.quick { ", quick mode: no figures" } else { "" }
-    );
-    println!("{:<38} {:>10} {:>10} {:>12} {:>10}", "", "p50 ns", "p99 ns", "per second", "calls");
-    for row in &report.rows {
-        println!("{:<38} {:>10} {:>10} {:>12} {:>10}", row.name, row.p50_ns, row.p99_ns, row.per_second, row.calls);
-    }
-    println!("publish over push: {:.2}", report.publish_over_push);
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_quick_mode_runs() {
-        super::run(&super::Args { quick: true, json: true }).unwrap();
-    }
 }
