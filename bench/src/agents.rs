@@ -32,19 +32,22 @@ const START_NS_MAX: u64 = 60_000_000_000;
 pub(crate) struct Pair {
     ports: [u16; 4],
     authority: CertifiedPem,
+    /// What is on disk.
     directory: PathBuf,
+    /// What is in memory: rings and sockets.
+    runtime: PathBuf,
 }
 
 /// A running agent.
 pub(crate) struct Agent {
     process: Child,
-    home: PathBuf,
+    runtime: PathBuf,
 }
 
 impl Pair {
-    /// Writes both nodes' files under `directory`. Operations of accounts `l…` are acknowledged when they are durable
+    /// Writes both nodes' files: journals under `directory`, rings and sockets under `runtime`. Operations of accounts `l…` are acknowledged when they are durable
     /// on node 1, those of accounts `p…` when they are so on node 2 as well.
-    pub(crate) fn prepare(directory: &Path) -> Result<Self> {
+    pub(crate) fn prepare(directory: &Path, runtime: &Path) -> Result<Self> {
         // Held together, so that they are four; free again when the agents start.
         let mut held = Vec::new();
         let mut ports = [0; 4];
@@ -54,7 +57,7 @@ impl Pair {
             held.push(listener);
         }
         let authority = issue_authority("bench", CERTIFICATE_VALID, clock::wall_ns())?;
-        let pair = Self { ports, authority, directory: directory.to_owned() };
+        let pair = Self { ports, authority, directory: directory.to_owned(), runtime: runtime.to_owned() };
         for node in [1, 2] {
             pair.write(node)?;
         }
@@ -63,6 +66,10 @@ impl Pair {
 
     fn home(&self, node: u16) -> PathBuf {
         self.directory.join(format!("node{node}"))
+    }
+
+    fn runtime(&self, node: u16) -> PathBuf {
+        self.runtime.join(format!("node{node}"))
     }
 
     fn write(&self, node: u16) -> Result<()> {
@@ -86,7 +93,8 @@ impl Pair {
 
     fn configuration(&self, node: u16) -> String {
         let (home, blobs) = (self.home(node), self.directory.join("blobs"));
-        let (home, blobs) = (home.display(), blobs.display());
+        let runtime = self.runtime(node);
+        let (home, blobs, runtime) = (home.display(), blobs.display(), runtime.display());
         let peer = 3 - node;
         let ports = |node: u16| if node == 1 { (self.ports[0], self.ports[1]) } else { (self.ports[2], self.ports[3]) };
         let ((listen, beat_listen), (address, beat_address)) = (ports(node), ports(peer));
@@ -97,7 +105,7 @@ id = {node}
 name = "node{node}"
 cluster = "{CLUSTER}"
 data_dir = "{home}/data"
-runtime_dir = "{home}/run"
+runtime_dir = "{runtime}"
 [store]
 replay_socket = "{home}/no-store"
 master_pid_file = "{home}/no-store.pid"
@@ -114,7 +122,7 @@ key = "{home}/node.key"
 path = "{blobs}"
 [agent]
 metrics_listen = ""
-admin_socket = "{home}/admin.sock"
+admin_socket = "{runtime}/admin.sock"
 probe = "off"
 log_level = "error"
 [placement]
@@ -150,12 +158,12 @@ beat_address = "127.0.0.1:{beat_address}"
             .stderr(log)
             .spawn()
             .context("cannot start an agent")?;
-        let mut agent = Agent { process, home };
+        let mut agent = Agent { process, runtime: self.runtime(node) };
         let begun = now_ns();
         while agent.status().is_err() {
             let ended = agent.process.try_wait()?;
             if ended.is_some() || now_ns() - begun > START_NS_MAX {
-                bail!("agent {node} does not start: {}", std::fs::read_to_string(agent.home.join("log"))?.trim());
+                bail!("agent {node} does not start: {}", std::fs::read_to_string(home.join("log"))?.trim());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -166,12 +174,12 @@ beat_address = "127.0.0.1:{beat_address}"
 impl Agent {
     /// As the store's processes open its ring.
     pub(crate) fn producer(&self) -> Result<Arc<Producer>> {
-        Producer::open(&self.home.join("run/ring")).context("cannot open the ring")
+        Producer::open(&self.runtime.join("ring")).context("cannot open the ring")
     }
 
     /// What it says of itself.
     pub(crate) fn status(&self) -> Result<Status> {
-        Client::new(self.home.join("admin.sock")).get("/v1/status").map_err(|failure| anyhow::anyhow!("{failure}"))
+        Client::new(self.runtime.join("admin.sock")).get("/v1/status").map_err(|failure| anyhow::anyhow!("{failure}"))
     }
 }
 

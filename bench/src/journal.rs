@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// A directory on the disk to be measured [default: the working directory]
+    /// A directory on the disk to be measured [default: where this program is]
     #[arg(long)]
     dir: Option<PathBuf>,
 }
@@ -202,7 +202,7 @@ impl Turns {
 
 fn measure(args: &Args) -> Result<Report> {
     let machine = Machine::look();
-    let place = args.dir.clone().map_or_else(std::env::current_dir, Ok)?;
+    let place = stats::place(args.dir.as_deref())?;
     let directory = tempfile::Builder::new().prefix("bench-journal-").tempdir_in(&place).context("no directory to measure in")?;
     let directory = directory.path();
     let (rounds, turns) = if args.quick { (50, 1) } else { (1_000, 5) };

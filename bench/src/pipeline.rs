@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// A directory on the disk to be measured [default: the working directory]
+    /// A directory on the disk to be measured [default: where this program is]
     #[arg(long)]
     dir: Option<PathBuf>,
     /// Turns; each runs every way once, and the figures are medians over them
@@ -230,10 +230,12 @@ fn connected(agent: &Agent) -> Result<()> {
 
 fn measure(args: &Args) -> Result<Report> {
     let machine = Machine::look();
-    let place = args.dir.clone().map_or_else(std::env::current_dir, Ok)?;
+    let place = stats::place(args.dir.as_deref())?;
     let directory = tempfile::Builder::new().prefix("bench-pipeline-").tempdir_in(&place).context("no directory to measure in")?;
     // One node alone for the local figures, its peer never there; two for the others. All are up all the time.
-    let (alone, both) = (Pair::prepare(&directory.path().join("alone"))?, Pair::prepare(&directory.path().join("both"))?);
+    let runtime = stats::memory_dir()?;
+    let prepare = |name| Pair::prepare(&directory.path().join(name), &runtime.path().join(name));
+    let (alone, both) = (prepare("alone")?, prepare("both")?);
     let alone = alone.start(1)?;
     let (active, _replica) = (both.start(1)?, both.start(2)?);
     connected(&active)?;

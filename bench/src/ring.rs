@@ -284,15 +284,10 @@ pub(crate) fn produce(args: &ProducerArgs) -> Result<()> {
     Ok(())
 }
 
-/// Memory where an agent's ring is (`/run` is a tmpfs): not a disk whose write-back takes pages away.
-fn memory_dir() -> Result<tempfile::TempDir> {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).context("no temporary directory")
-}
-
 fn measure(args: &Args) -> Result<Report> {
     let machine = Machine::look();
     let scale = if args.quick { 100 } else { 1 };
-    let dir = memory_dir()?;
+    let dir = stats::memory_dir()?;
     let path = dir.path().join("ring");
     let mut consumer = Consumer::attach(&path, &ConsumerOptions::default(), 0).context("cannot make a ring")?;
     let producer = Producer::open(&path).context("cannot open the ring")?;

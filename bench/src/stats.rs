@@ -4,6 +4,9 @@
 //! tail, or one lucky run; so p50 and p99 are given of each run, and the median, the least and the greatest over
 //! the runs. Refuses: judging.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 use understudy_agent::clock;
 
@@ -126,6 +129,20 @@ impl Machine {
 fn load() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// The directory to measure in: as asked for, else beside this program, in the build's own folder.
+pub(crate) fn place(asked: Option<&Path>) -> Result<PathBuf> {
+    if let Some(asked) = asked {
+        return asked.canonicalize().with_context(|| format!("there is no directory `{}`", asked.display()));
+    }
+    let program = std::env::current_exe()?;
+    Ok(program.parent().context("this program is nowhere")?.to_owned())
+}
+
+/// Memory as `/run` is, where an agent's ring and sockets are: not a disk whose write-back takes pages away.
+pub(crate) fn memory_dir() -> Result<tempfile::TempDir> {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).context("no temporary directory")
 }
 
 /// Nanoseconds for people.

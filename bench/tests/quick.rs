@@ -38,7 +38,7 @@ fn ring_runs() {
 #[test]
 fn pipeline_runs_on_two_agents() {
     let directory = tempfile::tempdir().unwrap();
-    let report = report(&["pipeline"], directory.path());
+    let report = report(&["pipeline", "--dir", "."], directory.path());
     rows_make_sense(&report, 6);
     assert!(report["operations_per_fsync"].as_f64().unwrap() >= 1.0, "{report}");
 }
@@ -46,7 +46,7 @@ fn pipeline_runs_on_two_agents() {
 #[test]
 fn journal_runs() {
     let directory = tempfile::tempdir().unwrap();
-    let report = report(&["journal"], directory.path());
+    let report = report(&["journal", "--dir", "."], directory.path());
     if let Some(refused) = report["io_uring_refused"].as_str() {
         println!("SKIPPED journal_runs (on io_uring): {refused}");
     }
