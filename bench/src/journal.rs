@@ -203,7 +203,8 @@ impl Turns {
 fn measure(args: &Args) -> Result<Report> {
     let machine = Machine::look();
     let place = stats::place(args.dir.as_deref())?;
-    let directory = tempfile::Builder::new().prefix("bench-journal-").tempdir_in(&place).context("no directory to measure in")?;
+    let directory =
+        tempfile::Builder::new().prefix("bench-journal-").tempdir_in(&place).context("no directory to measure in")?;
     let directory = directory.path();
     let (rounds, turns) = if args.quick { (50, 1) } else { (1_000, 5) };
     let refused = understudy_agent::journal::io_uring_available().err().map(|refusal| refusal.to_string());
@@ -259,7 +260,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     stats::print(&report.machine, report.quick, &report.rows, &report.ratios);
     for Bandwidth { name, bytes_per_second, frames_per_write } in &report.bandwidth {
         let (rate, frames) = (bytes_per_second.median / 1e6, frames_per_write.median);
-        println!("{name}, window {WAITING}: {rate:.1} MB of compressed frames per second, {frames:.1} frames per fdatasync");
+        println!(
+            "{name}, window {WAITING}: {rate:.1} MB of compressed frames per second, {frames:.1} frames per fdatasync"
+        );
     }
     Ok(())
 }

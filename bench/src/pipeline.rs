@@ -179,7 +179,13 @@ struct Amounts {
 }
 
 impl Runs {
-    fn turn(&mut self, directory: &Path, local: &mut Publisher<'_>, peer: &mut Publisher<'_>, amounts: &Amounts) -> Result<()> {
+    fn turn(
+        &mut self,
+        directory: &Path,
+        local: &mut Publisher<'_>,
+        peer: &mut Publisher<'_>,
+        amounts: &Amounts,
+    ) -> Result<()> {
         self.fdatasync.push(bare(directory, amounts.one)?);
         self.local.push(local.run(amounts.one, 1)?);
         self.peer.push(peer.run(amounts.one, 1)?);
@@ -212,8 +218,18 @@ impl Runs {
             Ratio::of("local, window 1, over fdatasync, p99", &self.local, &self.fdatasync, p99),
             Ratio::of("peer, window 1, over fdatasync, p50", &self.peer, &self.fdatasync, p50),
             Ratio::of("peer, window 1, over round trip + fdatasync, p50", &self.peer, &limit, p50),
-            Ratio::of("local, window 1024, over fdatasync, operations per second", &self.local_many, &self.fdatasync, rate),
-            Ratio::of("peer, window 1024, over fdatasync, operations per second", &self.peer_many, &self.fdatasync, rate),
+            Ratio::of(
+                "local, window 1024, over fdatasync, operations per second",
+                &self.local_many,
+                &self.fdatasync,
+                rate,
+            ),
+            Ratio::of(
+                "peer, window 1024, over fdatasync, operations per second",
+                &self.peer_many,
+                &self.fdatasync,
+                rate,
+            ),
         ]
     }
 }
@@ -231,7 +247,8 @@ fn connected(agent: &Agent) -> Result<()> {
 fn measure(args: &Args) -> Result<Report> {
     let machine = Machine::look();
     let place = stats::place(args.dir.as_deref())?;
-    let directory = tempfile::Builder::new().prefix("bench-pipeline-").tempdir_in(&place).context("no directory to measure in")?;
+    let directory =
+        tempfile::Builder::new().prefix("bench-pipeline-").tempdir_in(&place).context("no directory to measure in")?;
     // One node alone for the local figures, its peer never there; two for the others. All are up all the time.
     let runtime = stats::memory_dir()?;
     let prepare = |name| Pair::prepare(&directory.path().join(name), &runtime.path().join(name));
@@ -242,10 +259,12 @@ fn measure(args: &Args) -> Result<Report> {
     let (alone_ring, active_ring) = (alone.producer()?, active.producer()?);
     let operations = operations(4096);
     let operation_bytes = operations.iter().map(Vec::len).sum::<usize>() as f64 / operations.len() as f64;
-    let publisher = |producer, level, expected| Publisher { producer, operations: &operations, published: 0, level, expected };
+    let publisher =
+        |producer, level, expected| Publisher { producer, operations: &operations, published: 0, level, expected };
     let mut local = publisher(&*alone_ring, 'l', Status::Durable);
     let mut peer = publisher(&*active_ring, 'p', Status::Replicated);
-    let (amounts, turns) = if args.quick { (Amounts { one: 20, many: 2_000 }, 1) } else { (Amounts { one: 1_000, many: 50_000 }, 5) };
+    let (amounts, turns) =
+        if args.quick { (Amounts { one: 20, many: 2_000 }, 1) } else { (Amounts { one: 1_000, many: 50_000 }, 5) };
     let turns = args.turns.unwrap_or(turns);
     // What the first turn pays once: pages of the ring, segments of the journal, the accounts.
     let warm_up = Amounts { one: amounts.one / 5, many: amounts.many / 5 };

@@ -140,7 +140,8 @@ fn stream(producer: &Producer, consumer: &mut Consumer, records: u64) -> Result<
         }
         consumer.release(consumer.read_index());
         let elapsed_ns = now_ns() - start;
-        let samples = publisher.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))?.context("cannot publish")?;
+        let samples =
+            publisher.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))?.context("cannot publish")?;
         ensure!(delivered == records, "{delivered} of {records} records arrived");
         Ok(Run::of(samples, 1, elapsed_ns))
     })

@@ -157,11 +157,16 @@ fn time(ns: f64) -> String {
 /// Prints a report for people.
 pub(crate) fn print(machine: &Machine, quick: bool, rows: &[Row], ratios: &[Ratio]) {
     let Machine { processors, processor, kernel, load_begin, load_end } = machine;
-    println!("{processor}, {processors} processors, Linux {kernel}, load {load_begin} at the start and {load_end} at the end");
+    println!(
+        "{processor}, {processors} processors, Linux {kernel}, load {load_begin} at the start and {load_end} at the end"
+    );
     if quick {
         println!("quick mode: the figures say nothing");
     }
-    println!("{:<40} {:>4} {:>8} {:>30} {:>30} {:>32}", "median (least..greatest) of the runs", "runs", "calls", "p50", "p99", "per second");
+    println!(
+        "{:<40} {:>4} {:>8} {:>30} {:>30} {:>32}",
+        "median (least..greatest) of the runs", "runs", "calls", "p50", "p99", "per second"
+    );
     for row in rows {
         let span = |spread: &Spread| format!("{} ({}..{})", time(spread.median), time(spread.min), time(spread.max));
         let rate = row.per_second;
