@@ -169,3 +169,5 @@ pub const ACKS_WAITING_MAX: usize = 8_192;
 pub const BODY_ASK_MS: u64 = 15_000;
 /// Age of a half-written file in the spool at which it is removed, in seconds: no delivery takes so long.
 pub const SPOOL_TMP_AGE_S_MAX: u64 = 3_600;
+/// How often the replay service is asked who it is, in milliseconds.
+pub const VERSION_ASK_MS: u64 = 5_000;

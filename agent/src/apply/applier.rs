@@ -15,7 +15,7 @@ use super::filter::{Filter, Verdict};
 use super::park::{Lot, Parked, Reason};
 use crate::blob::BlobError;
 use crate::blob::cache::{Body, BodyCache};
-use crate::clock::MonoNs;
+use crate::clock::{self, MonoNs};
 use crate::frame::{Frame, FrameCodec, FrameError};
 use crate::journal::{JournalReader, ReadError};
 use crate::limits::{APPLY_OPS_MAX, APPLY_READ_BYTES, APPLY_REMEMBER_OPS, CURSOR_DURABLE_MS, FILTER_ACCOUNTS_MAX};
@@ -63,6 +63,10 @@ pub enum ApplyEvent {
         group: GroupId,
         account: String,
         bodies: bool,
+    },
+    /// One request to the store took so long.
+    Took {
+        ns: u64,
     },
     /// Operations that the store answered for: kind, status, how many.
     Count {
@@ -463,7 +467,9 @@ pub(super) fn apply_counted(
     account: &str,
     items: &[ApplyItem],
 ) -> Result<Vec<Outcome>, StoreError> {
+    let before = clock::mono();
     let outcomes = tools.store.apply(account, items)?;
+    (tools.report)(ApplyEvent::Took { ns: clock::mono().since_ns(before) });
     if outcomes.len() != items.len() {
         return Err(StoreError::Protocol(format!("{} outcomes for {} operations", outcomes.len(), items.len())));
     }

@@ -20,7 +20,7 @@ use crate::limits::{UPLOAD_RETRY_MS_MAX, UPLOAD_RETRY_MS_MIN, UPLOADERS};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UploadEvent {
     /// In central storage, durable. `stored_bytes` is 0 when it was there before.
-    Durable { id: BlobId, stored_bytes: u64 },
+    Durable { id: BlobId, stored_bytes: u64, took_ns: u64 },
     /// Failed; will be tried again. Sent once per try.
     Failing { id: BlobId, reason: String },
     /// Neither in the spool nor in central storage: the body must be exported from the store again.
@@ -127,7 +127,11 @@ fn take(shared: &Shared) -> Option<BlobId> {
 
 fn run(shared: &Shared, spool: &Spool, store: &dyn BlobStore, report: &dyn Fn(UploadEvent)) {
     while let Some(id) = take(shared) {
-        let outcome = upload(spool, store, id);
+        let before = clock::mono();
+        let outcome = upload(spool, store, id).map(|stored_bytes| {
+            let took_ns = clock::mono().since_ns(before);
+            stored_bytes.map(|stored_bytes| UploadEvent::Durable { id, stored_bytes, took_ns })
+        });
         let mut queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let event = match outcome {
             Ok(Some(event)) => {
@@ -151,24 +155,24 @@ fn run(shared: &Shared, spool: &Spool, store: &dyn BlobStore, report: &dyn Fn(Up
     }
 }
 
-/// `None` when the body is nowhere.
-fn upload(spool: &Spool, store: &dyn BlobStore, id: BlobId) -> Result<Option<UploadEvent>, BlobError> {
+/// Bytes that were stored, 0 if it was there before; `None` when the body is nowhere.
+fn upload(spool: &Spool, store: &dyn BlobStore, id: BlobId) -> Result<Option<u64>, BlobError> {
     let path = spool.path(id);
     let stored_bytes = match store.put(id, &path) {
         Ok(Put::Stored { bytes }) => bytes,
         Ok(Put::AlreadyThere) => 0,
         Err(BlobError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound && !path.exists() => {
-            return Ok(store.has(id)?.then_some(UploadEvent::Durable { id, stored_bytes: 0 }));
+            return Ok(store.has(id)?.then_some(0));
         }
         Err(BlobError::Damaged { .. }) => {
             // A spooled file that does not hash to its name was cut short by a crash of the host: it is no body.
             spool.remove(id)?;
-            return Ok(store.has(id)?.then_some(UploadEvent::Durable { id, stored_bytes: 0 }));
+            return Ok(store.has(id)?.then_some(0));
         }
         Err(error) => return Err(error),
     };
     spool.remove(id)?;
-    Ok(Some(UploadEvent::Durable { id, stored_bytes }))
+    Ok(Some(stored_bytes))
 }
 
 #[cfg(test)]
@@ -177,7 +181,10 @@ mod tests {
     use crate::blob::directory::Directory;
 
     fn wait(events: &crossbeam::channel::Receiver<UploadEvent>) -> UploadEvent {
-        events.recv_timeout(Duration::from_secs(60)).expect("an uploader answers")
+        match events.recv_timeout(Duration::from_secs(60)).expect("an uploader answers") {
+            UploadEvent::Durable { id, stored_bytes, .. } => UploadEvent::Durable { id, stored_bytes, took_ns: 0 },
+            other => other,
+        }
     }
 
     #[test]
@@ -193,12 +200,12 @@ mod tests {
         let (send, events) = crossbeam::channel::unbounded();
         let uploader = Uploader::start(&spool, &store, move |event| send.send(event).unwrap()).unwrap();
         uploader.want(id);
-        assert_eq!(wait(&events), UploadEvent::Durable { id, stored_bytes: 5 });
+        assert_eq!(wait(&events), UploadEvent::Durable { id, stored_bytes: 5, took_ns: 0 });
         assert!(store.has(id).unwrap());
         assert!(spool.list().unwrap().is_empty());
         // Asked again after the spool forgot it: central storage answers for it.
         uploader.want(id);
-        assert_eq!(wait(&events), UploadEvent::Durable { id, stored_bytes: 0 });
+        assert_eq!(wait(&events), UploadEvent::Durable { id, stored_bytes: 0, took_ns: 0 });
         let nowhere = BlobId([9; 32]);
         uploader.want(nowhere);
         assert_eq!(wait(&events), UploadEvent::Lost { id: nowhere });

@@ -375,6 +375,12 @@ impl Journal {
         JournalReader::new(self.shared.clone())
     }
 
+    /// Times of the fsyncs since the last call, in nanoseconds; at most some thousands.
+    #[must_use]
+    pub fn take_sync_ns(&self) -> Vec<u64> {
+        self.shared.figures().sync.take_fresh()
+    }
+
     /// A snapshot of the figures.
     #[must_use]
     pub fn stats(&self) -> JournalStats {

@@ -27,16 +27,21 @@ pub struct JournalStats {
     pub failed: Option<String>,
 }
 
+/// Single times that are kept for a histogram of somebody else's. More are in the percentiles only.
+const FRESH_MAX: usize = 4096;
+
 /// Buckets of an eighth of a power of two: percentiles are right to 12.5 %.
 #[derive(Clone, Debug)]
 pub(super) struct Histogram {
     buckets: [u64; 512],
     max: u64,
+    /// Noted since the last [`Self::take_fresh`], at most [`FRESH_MAX`].
+    fresh: Vec<u64>,
 }
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { buckets: [0; 512], max: 0 }
+        Self { buckets: [0; 512], max: 0, fresh: Vec::new() }
     }
 }
 
@@ -44,6 +49,13 @@ impl Histogram {
     pub(super) fn note(&mut self, ns: u64) {
         self.buckets[bucket(ns)] += 1;
         self.max = self.max.max(ns);
+        if self.fresh.len() < FRESH_MAX {
+            self.fresh.push(ns);
+        }
+    }
+
+    pub(super) fn take_fresh(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.fresh)
     }
 
     /// Upper end of the bucket that holds the percentile; 0 if nothing was noted.

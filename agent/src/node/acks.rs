@@ -19,6 +19,16 @@ pub(crate) struct Waiting {
     pub level: AckLevel,
     /// Peers that must hold the operation, for [`AckLevel::Peer`].
     pub peers: u8,
+    /// Wall time of the capture, for the metric of the wait.
+    pub captured_wall_ns: u64,
+}
+
+/// An answer that may be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ready {
+    pub at: CompletionRef,
+    pub status: Status,
+    pub captured_wall_ns: u64,
 }
 
 /// The waiting ones of one group, and its bodies that are not yet in central storage.
@@ -66,7 +76,7 @@ impl Acks {
     }
 
     /// Who may be answered now. `journaled` is this node's durable position, `acked` that of each replica.
-    pub(crate) fn ready(&mut self, journaled: u64, acked: &[u64]) -> Vec<(CompletionRef, Status)> {
+    pub(crate) fn ready(&mut self, journaled: u64, acked: &[u64]) -> Vec<Ready> {
         let mut ready = Vec::new();
         let mut acked = acked.to_vec();
         acked.sort_unstable_by(|a, b| b.cmp(a));
@@ -86,7 +96,7 @@ impl Acks {
                 }
             };
             if let Some(status) = status {
-                ready.push((waiting.at, status));
+                ready.push(Ready { at: waiting.at, status, captured_wall_ns: waiting.captured_wall_ns });
             }
             status.is_none()
         });
@@ -103,7 +113,12 @@ mod tests {
     }
 
     fn waiting(seq: u64, level: AckLevel, peers: u8, account: &str) -> Waiting {
-        Waiting { seq, account: account.into(), at: at(u32::try_from(seq).unwrap()), level, peers }
+        let at = at(u32::try_from(seq).unwrap());
+        Waiting { seq, account: account.into(), at, level, peers, captured_wall_ns: 0 }
+    }
+
+    fn ready(acks: &mut Acks, journaled: u64, acked: &[u64]) -> Vec<(CompletionRef, Status)> {
+        acks.ready(journaled, acked).into_iter().map(|ready| (ready.at, ready.status)).collect()
     }
 
     #[test]
@@ -112,12 +127,12 @@ mod tests {
         acks.wait(waiting(5, AckLevel::Local, 0, "a"));
         acks.wait(waiting(6, AckLevel::Peer, 1, "a"));
         acks.wait(waiting(7, AckLevel::Peer, 2, "a"));
-        assert_eq!(acks.ready(4, &[9, 9]), [], "not on this disk, not acknowledged");
-        assert_eq!(acks.ready(7, &[5, 0]), [(at(5), Status::Durable)]);
-        assert_eq!(acks.ready(7, &[6, 0]), [(at(6), Status::Replicated)]);
-        assert_eq!(acks.ready(7, &[9, 6]), []);
-        assert_eq!(acks.ready(7, &[7, 9]), [(at(7), Status::Replicated)]);
-        assert_eq!(acks.ready(99, &[99, 99]), [], "nobody waits any more");
+        assert_eq!(ready(&mut acks, 4, &[9, 9]), [], "not on this disk, not acknowledged");
+        assert_eq!(ready(&mut acks, 7, &[5, 0]), [(at(5), Status::Durable)]);
+        assert_eq!(ready(&mut acks, 7, &[6, 0]), [(at(6), Status::Replicated)]);
+        assert_eq!(ready(&mut acks, 7, &[9, 6]), []);
+        assert_eq!(ready(&mut acks, 7, &[7, 9]), [(at(7), Status::Replicated)]);
+        assert_eq!(ready(&mut acks, 99, &[99, 99]), [], "nobody waits any more");
     }
 
     #[test]
@@ -129,9 +144,9 @@ mod tests {
         acks.wait(waiting(6, AckLevel::Peer, 1, "a"));
         acks.wait(waiting(7, AckLevel::Peer, 1, "b"));
         acks.wait(waiting(8, AckLevel::Local, 0, "a"));
-        let ready: Vec<u32> = acks.ready(9, &[9]).into_iter().map(|(at, _)| at.slot).collect();
-        assert_eq!(ready, [4, 7, 8], "before the body, of another account, or not asking for it");
+        let slots: Vec<u32> = ready(&mut acks, 9, &[9]).into_iter().map(|(at, _)| at.slot).collect();
+        assert_eq!(slots, [4, 7, 8], "before the body, of another account, or not asking for it");
         acks.body_durable(blob);
-        assert_eq!(acks.ready(9, &[9]), [(at(6), Status::Replicated)]);
+        assert_eq!(ready(&mut acks, 9, &[9]), [(at(6), Status::Replicated)]);
     }
 }

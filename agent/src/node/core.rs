@@ -13,8 +13,9 @@ use understudy_types::id::{BlobId, ClusterId, Epoch, GroupId, NodeId, Sequence};
 use understudy_types::op::Op;
 
 use super::accounts::Accounts;
-use super::acks::{Acks, Waiting};
+use super::acks::{Acks, Ready, Waiting};
 use super::board::Board;
+use super::gauges::seconds;
 use super::query::Query;
 use super::remote::{Answering, Asks};
 use crate::apply::ApplyEvent;
@@ -24,7 +25,7 @@ use crate::beat::BeatTable;
 use crate::blob::upload::Uploader;
 use crate::capture::view::SharedView;
 use crate::capture::{Capture, Captured, CapturedOp, bucket_of};
-use crate::clock::MonoNs;
+use crate::clock::{self, MonoNs};
 use crate::config::Config;
 use crate::frame::{BuilderError, Frame, FrameCodec, level_for};
 use crate::journal::{AppendError, Failure, Journal, JournalEvent, JournalReader, Recovered, Token};
@@ -49,7 +50,7 @@ pub(super) struct Own {
     /// Frames on their way to disk.
     pub in_flight: VecDeque<FrameMeta>,
     /// Ring index up to which the journal held this ring's records when the agent started.
-    pub ring_journaled: u64,
+    pub ring_journaled: Option<u64>,
 }
 
 /// A peer that is brought up to date by snapshots: until each of these accounts' snapshots is durable there, what it
@@ -160,8 +161,9 @@ impl Core {
             at: at_of(&op),
             level: policy.level,
             peers: policy.peers,
+            captured_wall_ns: op.captured_wall_ns,
         };
-        if op.index <= own.ring_journaled && own.ring_journaled != 0 {
+        if own.ring_journaled.is_some_and(|index| op.index <= index) {
             // This agent's predecessor journaled it and died before it let go of it.
             if op.completion.is_some() {
                 own.acks.wait(level(own.journaled));
@@ -429,6 +431,7 @@ impl Core {
                     self.ask_resync(active, &account, bodies);
                 }
             }
+            ApplyEvent::Took { ns } => self.metrics.apply.observe(seconds(ns)),
             ApplyEvent::Count { kind, status, count } => {
                 let outcome = format!("{status:?}").to_lowercase();
                 let labels = crate::metrics::Op::new(Op::kind_name(kind), &outcome);
@@ -469,8 +472,10 @@ impl Core {
                     }
                 })
                 .collect();
-            for (at, status) in own.acks.ready(own.journaled, &acked) {
+            let wall_ns = clock::wall_ns();
+            for Ready { at, status, captured_wall_ns } in own.acks.ready(own.journaled, &acked) {
                 self.capture.complete(at, status);
+                self.metrics.ack_wait.observe(seconds(wall_ns.saturating_sub(captured_wall_ns)));
                 let outcome = crate::metrics::Outcome::new(if status == RingStatus::Replicated {
                     "replicated"
                 } else {

@@ -37,7 +37,8 @@ impl Core {
     /// Takes what an uploader reports.
     pub(crate) fn upload_event(&mut self, event: UploadEvent) {
         match event {
-            UploadEvent::Durable { id, stored_bytes } => {
+            UploadEvent::Durable { id, stored_bytes, took_ns } => {
+                self.metrics.blob_put.observe(super::gauges::seconds(took_ns));
                 let outcome = if stored_bytes == 0 { "already" } else { "stored" };
                 self.metrics.blob_puts.get_or_create(&crate::metrics::Blob::new(outcome)).inc();
                 for (group, own) in &mut self.own {

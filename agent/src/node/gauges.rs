@@ -14,7 +14,7 @@ use crate::transport::Backend;
 const NS: f64 = 1e-9;
 
 #[expect(clippy::cast_precision_loss, reason = "gauges are doubles; 53 bits of nanoseconds are 104 days")]
-fn seconds(ns: u64) -> f64 {
+pub(crate) fn seconds(ns: u64) -> f64 {
     ns as f64 * NS
 }
 
@@ -84,6 +84,7 @@ impl Core {
         to.journal_limit.set(i64::try_from(self.config.journal.bytes_max).unwrap_or(i64::MAX));
         to.journal_segments.set(i64::try_from(journal.segments).unwrap_or(i64::MAX));
         set_total(&to.journal_written, journal.frame_bytes);
+        self.journal.take_sync_ns().into_iter().for_each(|ns| to.journal_fsync.observe(seconds(ns)));
         set_total(&to.capture_dropped, self.capture.stats().dropped_total);
         to.io_backend_info.get_or_create(&metrics::Io::new("journal", journal.backend)).set(1);
         let transport = match self.transport.backend() {

@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use understudy_types::beat::{Beat, NodeState};
 use understudy_types::id::NodeId;
@@ -13,9 +14,11 @@ use understudy_types::message::Message;
 
 use super::core::Core;
 use crate::beat::{self, BeatSender, BeatSlot, Speaker};
+use crate::limits::VERSION_ASK_MS;
 use crate::pressure::{PressureReader, PressureSample};
 use crate::probe::{Probe, ProbeSample};
 use crate::signal::{JournalFigures, PeerFigures, RecordFigures, RingFigures, Signal};
+use crate::store::Store;
 
 /// What a node knows about its store and host.
 pub(crate) struct Senses {
@@ -27,12 +30,35 @@ pub(crate) struct Senses {
     pub signal: Option<Signal>,
     pub store_pid: Option<u32>,
     pub pid_file: PathBuf,
-    pub store_version: Option<String>,
+    /// What the replay service said last; `None` while it does not answer.
+    pub store_version: Arc<Mutex<Option<String>>>,
     /// Why a peer cannot be reached, until it is.
     pub dial_errors: HashMap<NodeId, String>,
 }
 
 impl Senses {
+    /// Asks the replay service every few seconds who it is, in a thread of its own.
+    ///
+    /// # Errors
+    /// When the thread cannot be made.
+    pub(crate) fn ask_version(&self, mut store: Box<dyn Store>) -> std::io::Result<()> {
+        let kept = Arc::downgrade(&self.store_version);
+        let ask = move || {
+            while let Some(kept) = kept.upgrade() {
+                let version = store.version().ok();
+                *kept.lock().unwrap_or_else(PoisonError::into_inner) = version;
+                drop(kept);
+                std::thread::sleep(Duration::from_millis(VERSION_ASK_MS));
+            }
+        };
+        std::thread::Builder::new().name("version".into()).spawn(ask).map(drop)
+    }
+
+    /// See [`Self::store_version`].
+    pub(crate) fn version(&self) -> Option<String> {
+        self.store_version.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Process id of the store's first process, if it lives.
     fn look_for_store(&self) -> Option<u32> {
         let text = std::fs::read_to_string(&self.pid_file).ok()?;
@@ -54,6 +80,7 @@ impl Core {
             }
         }
         self.metrics.store_up.set(i64::from(pid.is_some()));
+        self.metrics.replay_up.set(i64::from(self.probes.version().is_some()));
         let pressure: PressureSample = self.probes.pressure.read(self.now);
         let newest = self.probes.probe.as_ref().and_then(|probe| probe.samples.try_iter().last());
         let events: Vec<_> = self.probes.probe.iter().flat_map(|probe| probe.events.try_iter()).collect();

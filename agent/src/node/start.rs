@@ -231,8 +231,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     for group in view.read().placement.groups() {
         let state = recovered.groups.get(&group.id).cloned().unwrap_or_default();
         if group.active == node {
-            let ring_journaled =
-                state.ring.iter().find(|(of, _)| *of == capture.generation).map_or(0, |(_, index)| *index);
+            let ring_journaled = state.ring.iter().find(|(of, _)| *of == capture.generation).map(|(_, index)| *index);
             own.insert(
                 group.id,
                 Own {
@@ -301,9 +300,10 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         signal: None,
         store_pid: None,
         pid_file: config.store.master_pid_file.clone(),
-        store_version: None,
+        store_version: Arc::default(),
         dial_errors: HashMap::new(),
     };
+    probes.ask_version(connect())?;
     let tuning = &config.tuning;
     let first_index = capture.first_index;
     let mut core = Core {

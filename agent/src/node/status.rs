@@ -6,17 +6,13 @@
 use understudy_types::id::{GroupId, NodeId};
 
 use super::core::{Core, replicas_text};
+use super::gauges::seconds;
 use crate::clock;
 use crate::control::model::{
     AccountStatus, BlobStatus, GroupPeerStatus, GroupStatus, JournalStatus, Lag, NodeStatus, PeerStatus, ReplicaState,
     ReplicaStatus, RingStatus, Role, Status, StoreStatus,
 };
 use crate::ship::Stage;
-
-#[expect(clippy::cast_precision_loss, reason = "for people; 53 bits of nanoseconds are 104 days")]
-fn seconds(ns: u64) -> f64 {
-    ns as f64 / 1e9
-}
 
 impl Core {
     /// The whole status.
@@ -62,7 +58,7 @@ impl Core {
             reasons,
             store: StoreStatus {
                 kind: "dovecot".into(),
-                version: self.probes.store_version.clone(),
+                version: self.probes.version(),
                 pid: self.probes.store_pid,
                 up: self.probes.store_pid.is_some(),
             },
