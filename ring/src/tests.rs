@@ -163,7 +163,9 @@ fn miri_without_an_agent_the_asker_does_not_wait_unless_told_to() {
     let producer = producer(&memory, 0);
     let at = producer.publish(&RecordSpec::op(b"a", b"x", 0).answered()).unwrap().completion.unwrap();
     assert_eq!(producer.wait(at, u64::MAX, OnFull::Refuse), Outcome::Absent);
-    assert_eq!(producer.account_open(b"a", 0, u64::MAX), Ok(Policy::default()));
+    // A generation that is never the ring's: the asker asks again as soon as somebody can answer.
+    let unanswered = Policy { generation: producer.policy_generation().wrapping_sub(1), ..Policy::default() };
+    assert_eq!(producer.account_open(b"a", 0, u64::MAX), Ok(unanswered));
     let mut consumer = consumer(&memory);
     assert!(producer.agent_alive());
     assert_eq!(record(consumer.poll()).payload, b"x", "what was published stays");
