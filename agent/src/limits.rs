@@ -159,6 +159,12 @@ pub const TURN_MS_MAX: u64 = 20;
 pub const RETAIN_MS: u64 = 5_000;
 /// Pause between two accounts of the background comparison, in milliseconds.
 pub const COMPARE_PAUSE_MS: u64 = 2_000;
+/// Pause between two listings of the store's users, in milliseconds.
+pub const CENSUS_PAUSE_MS: u64 = 900_000;
+/// Wait before a listing of the store's users that failed is tried again, in milliseconds.
+pub const CENSUS_RETRY_MS: u64 = 5_000;
+/// Users that are told to the event loop at once. More go in several portions.
+pub const CENSUS_NAMES_MAX: usize = 256;
 /// Bytes of recent frames that the journal keeps in memory for shippers. Older ones are read from disk.
 pub const JOURNAL_CACHE_BYTES: usize = 64 << 20;
 /// Store processes of one group that wait for an acknowledgement. The oldest is forgotten past it; the ring has at most

@@ -4,6 +4,7 @@
 //! the agent, so that it
 //! shows what a user sees. Refuses: being a client library; it speaks only as much as the tests need.
 
+pub mod agent;
 pub mod dovecot;
 pub mod imap;
 pub mod lmtp;

@@ -509,6 +509,11 @@ impl Core {
             Query::Names { reply } => {
                 drop(reply.send(self.accounts.iter().map(|(account, _)| account.to_owned()).collect()));
             }
+            Query::Seen { names, reply } => {
+                names.iter().for_each(|account| self.seen(account));
+                // The census ends with the loop; nobody else asks.
+                let _ = reply.send(());
+            }
             Query::Reloaded => {
                 self.capture.policy_changed();
                 let names: Vec<String> = self.accounts.iter().map(|(account, _)| account.to_owned()).collect();

@@ -8,6 +8,7 @@ mod accounts;
 mod acks;
 mod admin;
 mod board;
+mod census;
 mod compare;
 mod core;
 mod exports;

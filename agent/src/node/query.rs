@@ -66,6 +66,11 @@ pub(crate) enum Query {
     Names {
         reply: Sender<Vec<String>>,
     },
+    /// Accounts that the store has.
+    Seen {
+        names: Vec<String>,
+        reply: Sender<()>,
+    },
     /// Rules and placement changed.
     Reloaded,
     Stop,

@@ -23,7 +23,7 @@ use super::query::Query;
 use super::remote::{Answering, Asks};
 use super::senses::Senses;
 use super::verify::{Connect, Verifier};
-use super::{Inbox, compare};
+use super::{Inbox, census, compare};
 use crate::apply::cursor::Cursors;
 use crate::apply::worker::{Shared, Workers};
 use crate::batch::{BatchLimits, GroupBatch};
@@ -366,6 +366,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     core.capture.policy_changed();
     new_ring(&mut core)?;
 
+    census::start(&connect, query_sender.clone())?;
     compare::start(verifier.clone(), query_sender.clone())?;
     let admin = Arc::new(NodeAdmin { queries: query_sender.clone(), verifier, view, loaded });
     let control = control::serve(&config, admin.clone(), metrics)?;

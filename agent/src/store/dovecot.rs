@@ -55,29 +55,6 @@ impl DovecotStore {
         Self { config, connection: None, account: None, spool_told: false }
     }
 
-    /// Names of all accounts, as the store's user database lists them, to `sink`.
-    ///
-    /// # Errors
-    /// When the service cannot be asked or the database cannot list.
-    pub fn accounts(&mut self, sink: &mut dyn FnMut(String)) -> Result<(), StoreError> {
-        self.with(|store| {
-            let mut first = store.request(command::USERS, &[])?;
-            loop {
-                if first.status != 0 {
-                    return Err(StoreError::Failed { account: String::new(), detail: first.text() });
-                }
-                if first.body.is_empty() {
-                    return Ok(());
-                }
-                for raw in wire::runs(&first.body) {
-                    let name = String::from_utf8(raw?.to_vec());
-                    sink(name.map_err(|_| StoreError::Protocol("account name is not UTF-8".into()))?);
-                }
-                first = store.more(command::USERS)?;
-            }
-        })
-    }
-
     /// Runs `work`, once more on a new connection when an old one turns out to be dead at its first request.
     fn with<T>(&mut self, mut work: impl FnMut(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let reused = self.connection.is_some();
@@ -221,6 +198,25 @@ impl Store for DovecotStore {
             self.drop_connection();
         }
         result
+    }
+
+    fn accounts(&mut self, sink: &mut dyn FnMut(String)) -> Result<(), StoreError> {
+        self.with(|store| {
+            let mut first = store.request(command::USERS, &[])?;
+            loop {
+                if first.status != 0 {
+                    return Err(StoreError::Failed { account: String::new(), detail: first.text() });
+                }
+                if first.body.is_empty() {
+                    return Ok(());
+                }
+                for raw in wire::runs(&first.body) {
+                    let name = String::from_utf8(raw?.to_vec());
+                    sink(name.map_err(|_| StoreError::Protocol("account name is not UTF-8".into()))?);
+                }
+                first = store.more(command::USERS)?;
+            }
+        })
     }
 
     fn version(&mut self) -> Result<String, StoreError> {

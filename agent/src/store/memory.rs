@@ -91,6 +91,12 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn accounts(&mut self, sink: &mut dyn FnMut(String)) -> Result<(), StoreError> {
+        let names: Vec<String> = self.lock().keys().cloned().collect();
+        names.into_iter().for_each(sink);
+        Ok(())
+    }
+
     fn version(&mut self) -> Result<String, StoreError> {
         Ok("memory".to_owned())
     }

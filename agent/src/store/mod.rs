@@ -110,6 +110,12 @@ pub trait Store: Send {
     /// When the account cannot be read whole; `sink` may have seen a part.
     fn dump(&mut self, account: &str, options: DumpOptions, sink: &mut dyn FnMut(Op)) -> Result<(), StoreError>;
 
+    /// Names of all accounts that the store knows, in no order.
+    ///
+    /// # Errors
+    /// When the store cannot be asked or cannot list them; `sink` may have seen a part.
+    fn accounts(&mut self, sink: &mut dyn FnMut(String)) -> Result<(), StoreError>;
+
     /// The store's name and version, for people.
     ///
     /// # Errors

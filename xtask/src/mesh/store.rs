@@ -96,8 +96,9 @@ passdb {{
   args = username_format=%u {home}/users
 }}
 userdb {{
-  driver = static
-  args = uid={MAIL_UID} gid={MAIL_UID} home={home}/mail/%d/%n
+  driver = passwd-file
+  args = username_format=%u {home}/users
+  override_fields = uid={MAIL_UID} gid={MAIL_UID} home={home}/mail/%d/%n
 }}
 namespace inbox {{
   inbox = yes

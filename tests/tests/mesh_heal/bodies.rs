@@ -1,0 +1,114 @@
+//! Bodies in central storage: one that is missing, one that is damaged, one that many have.
+
+use super::{account_at, deliver, equal, mesh, message, named, node, settled, wait_for};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use understudy_tests::agent;
+use understudy_tests::mesh::State;
+
+/// Files of central storage.
+fn blobs(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![dir.to_path_buf()];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if !entry.file_name().to_string_lossy().starts_with('.') {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// The blob that holds this text.
+fn blob_of(state: &State, text: &str) -> PathBuf {
+    let holds = |path: &PathBuf| std::fs::read(path).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text));
+    wait_for("a body in central storage", || {
+        blobs(&state.blob_dir).into_iter().find(holds).ok_or_else(|| format!("no blob holds `{text}`"))
+    })
+}
+
+#[test]
+fn a_missing_and_a_damaged_body_hold_up_their_accounts_alone_and_heal() {
+    let name = "a_missing_and_a_damaged_body_hold_up_their_accounts_alone_and_heal";
+    let Some(mesh) = mesh(name, 17, &["--level", "local"]) else { return };
+    let state = mesh.state().clone();
+    // Three accounts of one group: they share a stream, and only two of them may stand still.
+    let [missing, damaged, fine] = ["u0001", "u0009", "u0017"].map(|name| named(&state, name));
+    for account in [&missing, &damaged, &fine] {
+        deliver(&state, account, &message("first"));
+        equal(&state, account);
+    }
+    let replica = node(&state, "node2").admin_socket.clone();
+
+    mesh.kill("node2", "agent", "KILL").expect("kills");
+    for (account, token) in [(&missing, "lost-body"), (&damaged, "bad-body"), (&fine, "good-body")] {
+        deliver(&state, account, &message(token));
+        deliver(&state, account, &message(&format!("after-{token}")));
+    }
+    let (lost, bad) = (blob_of(&state, "body of lost-body"), blob_of(&state, "body of bad-body"));
+    blob_of(&state, "body of after-good-body");
+    let kept = std::fs::read(&lost).expect("reads");
+    std::fs::remove_file(&lost).expect("removes");
+    let whole = std::fs::read(&bad).expect("reads");
+    let mut garbled = whole.clone();
+    garbled[20] ^= 1;
+    std::fs::write(&bad, &garbled).expect("writes");
+
+    // Also after another start of the agent: who is set aside is remembered.
+    for _ in 0..2 {
+        mesh.start("node2", "agent").expect("starts");
+        for (account, blob, what) in [(&missing, &lost, "is not in central storage"), (&damaged, &bad, "is damaged")] {
+            let detail = wait_for("a quarantine", || {
+                let told = account_at(&state, "node2", &account.name);
+                told["quarantined"].as_str().map(str::to_owned).ok_or_else(|| told.to_string())
+            });
+            let id = blob.file_name().expect("a name").to_string_lossy().into_owned();
+            assert!(detail.contains("uid 2 in `INBOX`") && detail.contains(&id) && detail.contains(what), "{detail}");
+            let told = account_at(&state, "node1", &account.name);
+            assert!(told["replicas"][0]["lag"]["operations"].as_u64() > Some(0), "not equal, and not shown as such: {told}");
+        }
+        let status = agent::status(&replica).expect("answers");
+        assert_eq!((&status["blobs"]["missing"], &status["blobs"]["damaged"]), (&Value::from(1), &Value::from(1)));
+        // The neighbour in the same group goes on.
+        deliver(&state, &fine, &message("meanwhile"));
+        equal(&state, &fine);
+        assert_eq!(account_at(&state, "node2", &fine.name)["quarantined"], Value::Null);
+        for account in [&missing, &damaged] {
+            let there = state.read(account, "node2").expect("reads");
+            assert_eq!(there.messages(), 1, "nothing after the body that is not there is applied");
+        }
+        mesh.kill("node2", "agent", "KILL").expect("kills");
+    }
+
+    mesh.start("node2", "agent").expect("starts");
+    std::fs::write(&lost, kept).expect("writes");
+    std::fs::write(&bad, whole).expect("writes");
+    for account in [&missing, &damaged, &fine] {
+        settled(&state, account);
+        equal(&state, account);
+        assert_eq!(account_at(&state, "node2", &account.name)["quarantined"], Value::Null);
+    }
+    mesh.down().expect("nothing is left behind");
+}
+
+#[test]
+fn one_body_of_many_accounts_is_stored_once() {
+    let name = "one_body_of_many_accounts_is_stored_once";
+    let Some(mesh) = mesh(name, 8, &[]) else { return };
+    let state = mesh.state().clone();
+    let text = message("the same for all");
+    for account in &state.accounts {
+        let mut imap = super::login(&state, account, &account.active);
+        imap.append("INBOX", "", text.as_bytes()).expect("appends");
+        imap.append("INBOX", "(\\Seen)", text.as_bytes()).expect("appends");
+        imap.logout();
+    }
+    state.accounts.iter().for_each(|account| equal(&state, account));
+    let found = blobs(&state.blob_dir);
+    assert_eq!(found.len(), 1, "16 messages of one content: {found:?}");
+    mesh.down().expect("nothing is left behind");
+}
