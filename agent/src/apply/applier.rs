@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use understudy_types::id::{GroupId, Sequence};
-use understudy_types::op::Op;
+use understudy_types::op::{Mailbox, Op};
 
 use super::cursor::{CursorError, Cursors, Update};
 use super::filter::{Filter, Verdict};
@@ -257,8 +257,8 @@ impl GroupApplier {
         Ok(complete)
     }
 
-    /// Applies operations of an account that is not parked; parks it at the first that cannot be applied.
-    pub(super) fn apply_live(&mut self, account: &str, run: Run, tools: &mut Tools<'_>) -> Result<(), ApplyError> {
+    /// Applies operations of an account in order; parks it at the first that cannot be applied, and is `false` then.
+    pub(super) fn apply_live(&mut self, account: &str, run: Run, tools: &mut Tools<'_>) -> Result<bool, ApplyError> {
         run.iter().filter_map(|(_, op)| op.as_ref().ok()).for_each(|op| self.filter(account).foresee(op));
         let mut batch = Batch::default();
         for (seq, op) in run {
@@ -277,27 +277,34 @@ impl GroupApplier {
             {
                 self.update.bodies.push((account.to_owned(), message.guid.clone(), blob));
             }
-            if let Verdict::Apply(op) = self.filter(account).judge(op) {
-                match self.with_body(account, op, tools) {
+            let uid_taken = uid_taken(&op);
+            match (self.filter(account).judge(op), uid_taken) {
+                (Verdict::Apply(op), _) => match self.with_body(account, op, tools) {
                     Ok((item, body)) => batch.push(seq, item, body),
                     Err(parked) => {
                         batch.stop = Some(Parked { since_seq: seq, ..parked });
                         break;
                     }
+                },
+                (Verdict::Skip(_), Some(mailbox)) if !self.filter(account).is_deleted(mailbox.guid) => {
+                    batch.raise(seq, mailbox);
                 }
+                (Verdict::Skip(_), _) => {}
             }
             if batch.items.len() >= APPLY_OPS_MAX
                 && let Some(parked) = self.send(account, &mut batch, tools)?
             {
                 self.park(account, parked, tools);
-                return Ok(());
+                return Ok(false);
             }
         }
         let failed = self.send(account, &mut batch, tools)?;
-        if let Some(parked) = failed.or(batch.stop) {
+        let stopped = failed.or(batch.stop);
+        let done = stopped.is_none();
+        if let Some(parked) = stopped {
             self.park(account, parked, tools);
         }
-        Ok(())
+        Ok(done)
     }
 
     /// Fetches the body that an operation needs. The error says why the account must wait.
@@ -449,11 +456,37 @@ impl Batch {
         self.bodies.extend(body);
     }
 
+    /// A UID was given to a message that need not be made any more: it must not be given again.
+    fn raise(&mut self, seq: u64, mailbox: Mailbox) {
+        if let Some(ApplyItem { op: Op::MailboxUpdated { mailbox: last, .. }, .. }) = self.items.last_mut()
+            && last.guid == mailbox.guid
+            && last.next_uid != 0
+        {
+            last.next_uid = last.next_uid.max(mailbox.next_uid);
+            last.highest_modseq = last.highest_modseq.max(mailbox.highest_modseq);
+            return;
+        }
+        self.push(seq, ApplyItem { op: Op::MailboxUpdated { mailbox, snapshot: 0 }, body_path: None }, None);
+    }
+
     fn clear(&mut self) {
         self.items.clear();
         self.seqs.clear();
         self.bodies.clear();
     }
+}
+
+/// The counters that a new message leaves its mailbox with.
+fn uid_taken(op: &Op) -> Option<Mailbox> {
+    let (Op::MessageSaved { message, .. } | Op::MessageCopied { message, .. }) = op else { return None };
+    Some(Mailbox {
+        guid: message.mailbox,
+        name: message.mailbox_name.clone(),
+        uid_validity: message.uid_validity,
+        next_uid: message.uid.saturating_add(1),
+        highest_modseq: message.modseq,
+        directory: false,
+    })
 }
 
 /// Whether the operation is done with.

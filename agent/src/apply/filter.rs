@@ -49,6 +49,15 @@ impl<K: Eq + Hash + Copy, V> Recent<K, V> {
     }
 }
 
+impl<K: Eq + Hash, V> Recent<K, V> {
+    fn remove(&mut self, key: &K) {
+        if self.map.remove(key).is_some() {
+            // Rare, and a key that stayed in the order would cost the one that is put next its place.
+            self.order.retain(|kept| kept != key);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Flags {
     modseq: u64,
@@ -62,6 +71,8 @@ pub struct Filter {
     newest: Recent<MessageKey, Flags>,
     expunged: Recent<MessageKey, ()>,
     deleted: Recent<MailboxGuid, ()>,
+    /// Deletions that are journaled and not yet applied.
+    coming: Recent<MailboxGuid, ()>,
 }
 
 impl Default for Filter {
@@ -70,6 +81,7 @@ impl Default for Filter {
             newest: Recent::new(FILTER_FLAGS_MAX),
             expunged: Recent::new(FILTER_TOMBSTONES_MAX),
             deleted: Recent::new(FILTER_MAILBOXES_MAX),
+            coming: Recent::new(FILTER_MAILBOXES_MAX),
         }
     }
 }
@@ -81,13 +93,20 @@ impl Filter {
         let _ = self.judge(op.clone());
     }
 
-    /// Takes note of an operation that is journaled but not yet applied: what it removes need not be made first.
-    /// Without this, a replica that lost the last moments of its cursor would save a message again that it had
-    /// expunged, and find the UID gone.
+    /// Takes note of an operation that is journaled but not yet applied: what it removes need not be made first, and
+    /// flags that it sets need no older value before. Without this, a replica that lost the last moments of its cursor
+    /// would save a message again that it had expunged, and find the UID gone; and show old flags for a moment.
     pub fn foresee(&mut self, op: &Op) {
         match op {
             Op::MessageExpunged { mailbox, uid, .. } => self.expunged.put((*mailbox, *uid), ()),
-            Op::MailboxDeleted { guid, .. } => self.deleted.put(*guid, ()),
+            // A directory has no identity of its own.
+            Op::MailboxDeleted { guid, .. } if *guid != MailboxGuid::default() => self.coming.put(*guid, ()),
+            Op::FlagsSet { mailbox, uid, flags, keywords, modseq, .. } => {
+                let key = (*mailbox, *uid);
+                if *modseq != 0 && self.newest.map.get(&key).is_none_or(|seen| seen.modseq < *modseq) {
+                    self.newest.put(key, Flags { modseq: *modseq, flags: *flags, keywords: keywords.clone() });
+                }
+            }
             _ => {}
         }
     }
@@ -95,7 +114,7 @@ impl Filter {
     /// Whether the mailbox was deleted in this stream.
     #[must_use]
     pub fn is_deleted(&self, mailbox: MailboxGuid) -> bool {
-        self.deleted.map.contains_key(&mailbox)
+        self.deleted.map.contains_key(&mailbox) || self.coming.map.contains_key(&mailbox)
     }
 
     /// Whether the message was expunged in this stream.
@@ -107,7 +126,10 @@ impl Filter {
     /// Decides about the next operation of the account.
     pub fn judge(&mut self, op: Op) -> Verdict {
         if let Op::MailboxCreated { mailbox, .. } = &op {
-            self.deleted.map.remove(&mailbox.guid);
+            if self.coming.map.contains_key(&mailbox.guid) {
+                return Verdict::Skip("it is deleted later");
+            }
+            self.deleted.remove(&mailbox.guid);
         } else if !matches!(op, Op::MailboxDeleted { .. }) && op.mailbox().is_some_and(|guid| self.is_deleted(guid)) {
             return Verdict::Skip("its mailbox is deleted later");
         }
@@ -153,7 +175,10 @@ impl Filter {
                 Verdict::Apply(op)
             }
             Op::MailboxDeleted { guid, .. } => {
-                self.deleted.put(guid, ());
+                self.coming.remove(&guid);
+                if guid != MailboxGuid::default() {
+                    self.deleted.put(guid, ());
+                }
                 Verdict::Apply(op)
             }
             other => Verdict::Apply(other),
@@ -235,6 +260,40 @@ mod tests {
         filter.foresee(&expunge(5));
         assert!(matches!(filter.judge(save(5, 1)), Verdict::Skip(_)));
         assert!(matches!(filter.judge(expunge(5)), Verdict::Apply(_)));
+    }
+
+    #[test]
+    fn a_mailbox_that_is_deleted_later_in_the_journal_is_not_made_first() {
+        let (mut filter, deleted) = (Filter::default(), Op::MailboxDeleted { guid: BOX, name: "b".into() });
+        let created = || Op::MailboxCreated {
+            mailbox: Mailbox { guid: BOX, name: "b".into(), ..Mailbox::default() },
+            snapshot: 0,
+        };
+        filter.foresee(&deleted);
+        assert!(matches!(filter.judge(created()), Verdict::Skip(_)));
+        assert!(matches!(filter.judge(save(1, 1)), Verdict::Skip(_)));
+        assert!(matches!(filter.judge(deleted), Verdict::Apply(_)));
+        assert!(matches!(filter.judge(created()), Verdict::Apply(_)), "only what comes before the deletion");
+    }
+
+    #[test]
+    fn directories_are_not_taken_for_one_another() {
+        let mut filter = Filter::default();
+        let none = MailboxGuid::default();
+        let deleted = Op::MailboxDeleted { guid: none, name: "a".into() };
+        filter.foresee(&deleted);
+        filter.judge(deleted);
+        let renamed = Op::MailboxRenamed { guid: none, old_name: "b".into(), new_name: "c".into() };
+        assert_eq!(filter.judge(renamed.clone()), Verdict::Apply(renamed));
+    }
+
+    #[test]
+    fn flags_that_are_set_later_in_the_journal_are_not_set_to_something_older_first() {
+        let mut filter = Filter::default();
+        filter.foresee(&flags(1, 12, 8));
+        filter.foresee(&flags(1, 11, 2));
+        assert!(matches!(filter.judge(flags(1, 11, 2)), Verdict::Skip(_)));
+        assert_eq!(filter.judge(flags(1, 12, 8)), Verdict::Apply(flags(1, 12, 8)));
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub mod filter;
 pub mod park;
 pub mod plan;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 pub mod worker;
 
 pub use applier::{ApplyError, ApplyEvent, GroupApplier, Tools};

@@ -18,6 +18,8 @@ pub struct Live {
     pub messages: HashSet<(MailboxGuid, u32)>,
     pub mailboxes: HashSet<MailboxGuid>,
     pub names: HashSet<String>,
+    /// Names that live operations subscribed or unsubscribed.
+    pub subscriptions: HashSet<String>,
     /// What live operations took away: not to be made again from a snapshot that was read before.
     pub expunged: HashSet<(MailboxGuid, u32)>,
     pub deleted: HashSet<MailboxGuid>,
@@ -44,7 +46,7 @@ impl Live {
                 self.deleted.insert(*guid);
             }
             Op::Subscribed { name, snapshot: 0 } | Op::Unsubscribed { name } => {
-                self.names.insert(name.clone());
+                self.subscriptions.insert(name.clone());
             }
             _ => {}
         }
@@ -70,10 +72,10 @@ pub fn plan(target: &AccountState, current: &AccountState, live: &Live) -> Vec<O
     for (guid, mailbox) in by_name.into_values().filter(|(guid, _)| !live.deleted.contains(guid)) {
         fill(&mut ops, *guid, mailbox, current.mailboxes.get(guid), live);
     }
-    for name in target.subscriptions.difference(&current.subscriptions).filter(|name| !live.names.contains(*name)) {
+    for name in target.subscriptions.difference(&current.subscriptions).filter(|name| !live.subscriptions.contains(*name)) {
         ops.push(Op::Subscribed { name: name.clone(), snapshot: 0 });
     }
-    for name in current.subscriptions.difference(&target.subscriptions).filter(|name| !live.names.contains(*name)) {
+    for name in current.subscriptions.difference(&target.subscriptions).filter(|name| !live.subscriptions.contains(*name)) {
         ops.push(Op::Unsubscribed { name: name.clone() });
     }
     attributes(&mut ops, None, &target.attributes, &current.attributes);
@@ -121,8 +123,11 @@ fn free_names(target: &AccountState, current: &AccountState, live: &Live) -> Vec
             continue;
         }
         // A name that another mailbox holds is freed by moving that one aside; the next round puts it right.
+        let aside = format!("understudy-{guid}");
         let new_name = match taken.get(wanted.name.as_str()) {
-            Some(other) if other != guid => format!("understudy-{guid}"),
+            // It waits aside for the other to go.
+            Some(other) if other != guid && have.name == aside => continue,
+            Some(other) if other != guid => aside,
             _ => wanted.name.clone(),
         };
         ops.push(Op::MailboxRenamed { guid: *guid, old_name: have.name.clone(), new_name });

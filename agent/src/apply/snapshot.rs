@@ -30,10 +30,7 @@ impl GroupApplier {
             Err(error) => return Err(error),
         };
         match last_snapshot(&run) {
-            LastSnapshot::None => {
-                self.release(account, tools);
-                self.apply_live(account, run, tools)
-            }
+            LastSnapshot::None => self.apply_and_release(account, run, tools),
             LastSnapshot::Unfinished { begin, number } => {
                 let detail = format!("snapshot {number} is on its way");
                 let since_seq = run[begin].0;
@@ -45,14 +42,20 @@ impl GroupApplier {
                 let since_seq = run[0].0;
                 match self.converge(account, number, &run, tools)? {
                     Some(parked) => self.park(account, Parked { since_seq, ..parked }, tools),
-                    None => {
-                        self.release(account, tools);
-                        self.apply_live(account, run, tools)?;
-                    }
+                    None => self.apply_and_release(account, run, tools)?,
                 }
                 Ok(())
             }
         }
+    }
+
+    /// The account is let go only when nothing of it waits any more: until then its waits grow, and nobody takes it for
+    /// applied in between.
+    fn apply_and_release(&mut self, account: &str, run: Run, tools: &mut Tools<'_>) -> Result<(), ApplyError> {
+        if self.apply_live(account, run, tools)? {
+            self.release(account, tools);
+        }
+        Ok(())
     }
 
     fn read_again(&mut self, account: &str, since_seq: u64, tools: &mut Tools<'_>) -> Result<Run, ApplyError> {
@@ -95,7 +98,8 @@ impl GroupApplier {
             }
         }
         let (mut left, mut refused) = (None, None);
-        for _ in 0..PLAN_ROUNDS_MAX {
+        // A round renames one mailbox, and one whose name is taken twice.
+        for _ in 0..PLAN_ROUNDS_MAX + 2 * target.mailboxes.len() {
             let mut current = AccountState::default();
             let options = DumpOptions { messages: true, bodies: false };
             tools.store.dump(account, options, &mut |op| current.add(op))?;

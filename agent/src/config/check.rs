@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use understudy_types::segment::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+
 use super::model::{BlobKind, Config};
 use super::placement::Placement;
 use super::{Problem, Severity};
@@ -74,11 +76,12 @@ fn sizes(config: &Config, problems: &mut Vec<Problem>) {
         }
     }
     let journal = &config.journal;
-    if !journal.segment_bytes.is_multiple_of(4096) {
+    let fits = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&journal.segment_bytes);
+    if !fits || !journal.segment_bytes.is_multiple_of(4096) {
         problems.push(Problem::error(
             "journal.segment_bytes",
-            format!("{} is no multiple of 4096", journal.segment_bytes),
-            "",
+            format!("{} is out of range", journal.segment_bytes),
+            format!("give a multiple of 4096 from {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}"),
         ));
     }
     if journal.bytes_max / 4 < journal.segment_bytes {

@@ -118,7 +118,7 @@ impl Core {
                             shipped: lag.journaled.0.min(own.journaled),
                             acked: lag.acked.0,
                             applied: lag.applied.0,
-                            resync_needed: self.needs_resync(group.id, *peer, lag.stage),
+                            resync_needed: self.needs_resync(group.id, *peer, &lag),
                         })
                     })
                     .collect();
@@ -138,8 +138,8 @@ impl Core {
         statuses
     }
 
-    fn needs_resync(&self, group: GroupId, peer: NodeId, stage: Stage) -> bool {
-        matches!(stage, Stage::Resync(_)) || self.peer_resync.contains_key(&(group, peer))
+    fn needs_resync(&self, group: GroupId, peer: NodeId, lag: &crate::ship::Lag) -> bool {
+        matches!(lag.stage, Stage::Resync(_)) || lag.below_journal || self.peer_resync.contains_key(&(group, peer))
     }
 
     fn peer_statuses(&self, wall_ns: u64) -> Vec<PeerStatus> {
@@ -238,7 +238,7 @@ impl Core {
             lag.seconds = seconds(of.apply_age_ns).max(0.001);
         }
         let resync = self.peer_resync.get(&(group, peer));
-        let state = if resync.is_some_and(|resync| resync.accounts.contains(account)) {
+        let state = if of.below_journal || resync.is_some_and(|resync| resync.accounts.contains(account)) {
             ReplicaState::ResyncNeeded
         } else if resyncing {
             ReplicaState::Resyncing

@@ -41,6 +41,9 @@ pub struct Lag {
     /// Operations and age of what is not applied at the peer.
     pub apply_operations: u64,
     pub apply_age_ns: u64,
+    /// It is away, and what it needs next is no longer in the journal: it will need a resync. Not told of a peer that
+    /// was not heard of in this life of the agent, whose position is not known.
+    pub below_journal: bool,
     /// `false`: bytes and ages are lower bounds, because older frames are no longer remembered.
     pub exact: bool,
 }
@@ -318,6 +321,7 @@ impl Group {
             age_ns,
             apply_operations: journaled.0 - replica.applied.0,
             apply_age_ns,
+            below_journal: replica.stage == Stage::Down && replica.acked != Sequence(0) && replica.acked.next() < self.first,
             exact: acked_exact && applied_exact,
         })
     }

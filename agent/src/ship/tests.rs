@@ -270,6 +270,18 @@ fn lag_is_told_in_operations_bytes_and_age_and_is_zero_when_equal() {
 }
 
 #[test]
+fn a_peer_that_is_away_past_the_journals_bound_is_told_to_need_a_resync() {
+    let mut shipper = shipper(9);
+    connect(&mut shipper, position(30));
+    shipper.apply(ShipEvent::Disconnected { peer: peer(), link: LINK });
+    shipper.apply(ShipEvent::Retired { group: G, first: Sequence(31) });
+    assert!(!shipper.lag(G, peer(), 0).expect("a replica").below_journal, "it goes on where it stopped");
+    shipper.apply(ShipEvent::Retired { group: G, first: Sequence(41) });
+    assert!(shipper.lag(G, peer(), 0).expect("a replica").below_journal);
+    assert!(!restarted(41, 90).lag(G, peer(), 0).expect("a replica").below_journal, "nobody knows where it stopped");
+}
+
+#[test]
 fn a_group_that_opens_while_the_peer_is_connected_asks_for_its_position() {
     let mut shipper = shipper(0);
     connect(&mut shipper, position(0));

@@ -45,6 +45,11 @@ impl MemoryStore {
         self.lock().get(account)?.mailboxes.get(&mailbox)?.messages.get(&uid).map(|message| message.body.to_vec())
     }
 
+    /// Forgets which messages were here once, as a store does after a while.
+    pub fn forget_expunged(&self) {
+        self.lock().values_mut().flat_map(|a| a.mailboxes.values_mut()).for_each(|folder| folder.expunged.clear());
+    }
+
     // A panic of another test thread does not make the data wrong: every operation is whole or not there.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Account>> {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)

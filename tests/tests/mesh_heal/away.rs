@@ -10,7 +10,7 @@ fn a_peer_away_past_the_journals_bound_is_resynchronised_while_users_work() {
     let state = mesh.state().clone();
     mesh.kill("node1", "agent", "KILL").expect("kills");
     configure(&state, "node1", |text| {
-        text.replace("bytes_max = \"256 MiB\"", "bytes_max = \"4 MiB\"").replace("segment_bytes = \"8 MiB\"", "segment_bytes = \"1 MiB\"")
+        text.replace("bytes_max = \"256 MiB\"", "bytes_max = \"17 MiB\"").replace("segment_bytes = \"8 MiB\"", "segment_bytes = \"4100 KiB\"")
     });
     mesh.start("node1", "agent").expect("starts");
     // Two of one group, one of another, one whose active node is the one that goes.
@@ -39,7 +39,7 @@ fn a_peer_away_past_the_journals_bound_is_resynchronised_while_users_work() {
         let group = group.ok_or("no group 0")?;
         if group["peers"][0]["resync_needed"] == true { Ok(group) } else { Err(format!("after {rounds} changes: {group}")) }
     });
-    println!("past 4 MiB of journal after {rounds} changes: {told}");
+    println!("past 17 MiB of journal after {rounds} changes: {told}");
     let account = account_at(&state, "node1", &busy.name);
     assert_eq!(account["replicas"][0]["state"], "resync-needed", "{account}");
     deliver(&state, &quiet, &message("late"));

@@ -171,7 +171,7 @@ fn configure(state: &State, at: &str, change: impl Fn(&str) -> String) {
 /// The folder of an account's mail on a node.
 fn maildir(state: &State, account: &Account, at: &str) -> PathBuf {
     let (user, domain) = account.name.split_once('@').expect("a domain");
-    node(state, at).dir.join("mail").join(domain).join(user).join("Maildir")
+    node(state, at).dir.join("mail").join(domain).join(user).join("maildir")
 }
 
 /// Gives a path to the mail user, whom all of a mesh's mail belongs to.
