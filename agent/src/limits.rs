@@ -17,6 +17,13 @@ pub const UPLOAD_RETRY_MS_MIN: u64 = 20;
 /// Longest wait between two tries of an upload, in milliseconds. Tries never end: the spool keeps the body.
 pub const UPLOAD_RETRY_MS_MAX: u64 = 5_000;
 
+/// Time to connect to an S3 server, in milliseconds. Past it the request fails and is tried again later.
+pub const S3_CONNECT_MS_MAX: u64 = 3_000;
+/// Time for one request to an S3 server, its retries included, in milliseconds: the largest body at 5 MB a second.
+pub const S3_REQUEST_MS_MAX: u64 = 120_000;
+/// Retries of a request within the client. Past it the request fails and is tried again later.
+pub const S3_RETRIES_MAX: usize = 2;
+
 /// Messages of one account whose newest flags a replica remembers. The oldest is forgotten past it.
 pub const FILTER_FLAGS_MAX: usize = 16_384;
 /// Expunged messages of one account that a replica remembers. The oldest is forgotten past it.

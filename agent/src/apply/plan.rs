@@ -72,10 +72,14 @@ pub fn plan(target: &AccountState, current: &AccountState, live: &Live) -> Vec<O
     for (guid, mailbox) in by_name.into_values().filter(|(guid, _)| !live.deleted.contains(guid)) {
         fill(&mut ops, *guid, mailbox, current.mailboxes.get(guid), live);
     }
-    for name in target.subscriptions.difference(&current.subscriptions).filter(|name| !live.subscriptions.contains(*name)) {
+    for name in
+        target.subscriptions.difference(&current.subscriptions).filter(|name| !live.subscriptions.contains(*name))
+    {
         ops.push(Op::Subscribed { name: name.clone(), snapshot: 0 });
     }
-    for name in current.subscriptions.difference(&target.subscriptions).filter(|name| !live.subscriptions.contains(*name)) {
+    for name in
+        current.subscriptions.difference(&target.subscriptions).filter(|name| !live.subscriptions.contains(*name))
+    {
         ops.push(Op::Unsubscribed { name: name.clone() });
     }
     attributes(&mut ops, None, &target.attributes, &current.attributes);

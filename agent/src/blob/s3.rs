@@ -1,20 +1,22 @@
 //! Central storage in an S3 bucket (Garage, MinIO, Ceph, …) through `object_store`.
 //!
 //! Owns: one object per body, and a small runtime of its own, so that callers stay synchronous. What can hurt: a
-//! server that answers slowly; every request has the client's time-outs and retries, and the caller's thread is an
-//! uploader or an apply worker, never the event loop.
+//! server that answers slowly or not at all; every request has a time-out and few retries, because the caller's thread
+//! (an uploader or an apply worker, never the event loop) has other bodies to see to, and tries again by itself.
+//! Refuses: taking a server that cannot be reached for a body that is missing.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, PutPayload};
+use object_store::{ClientOptions, ObjectStore, PutPayload, RetryConfig};
 use understudy_types::id::BlobId;
 
 use super::{BlobError, BlobStore, Put, directory, relative_path};
-use crate::limits::BLOB_BYTES_MAX;
+use crate::limits::{BLOB_BYTES_MAX, S3_CONNECT_MS_MAX, S3_REQUEST_MS_MAX, S3_RETRIES_MAX};
 
 /// Where the bucket is and who asks.
 #[derive(Clone, Debug)]
@@ -58,6 +60,17 @@ impl S3 {
             .with_secret_access_key(&config.secret_key)
             .with_allow_http(config.allow_http)
             .with_virtual_hosted_style_request(false)
+            .with_client_options(
+                ClientOptions::new()
+                    .with_allow_http(config.allow_http)
+                    .with_connect_timeout(Duration::from_millis(S3_CONNECT_MS_MAX))
+                    .with_timeout(Duration::from_millis(S3_REQUEST_MS_MAX)),
+            )
+            .with_retry(RetryConfig {
+                max_retries: S3_RETRIES_MAX,
+                retry_timeout: Duration::from_millis(S3_REQUEST_MS_MAX),
+                ..RetryConfig::default()
+            })
             .build()
             .map_err(|error| BlobError::Remote { id, reason: error.to_string() })?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -138,3 +151,6 @@ impl BlobStore for S3 {
         self.name.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,10 @@ pub(crate) fn start(connect: &Connect, queries: Sender<Query>) -> std::io::Resul
             }
             // The same trouble is told once.
             if !error.is_empty() && error != told {
-                tracing::warn!(error, "the store's users cannot be listed; an account without sign of life has no copy");
+                tracing::warn!(
+                    error,
+                    "the store's users cannot be listed; an account without sign of life has no copy"
+                );
             }
             let pause = if error.is_empty() { CENSUS_PAUSE_MS } else { CENSUS_RETRY_MS };
             told = error;

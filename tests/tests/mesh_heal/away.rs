@@ -10,7 +10,8 @@ fn a_peer_away_past_the_journals_bound_is_resynchronised_while_users_work() {
     let state = mesh.state().clone();
     mesh.kill("node1", "agent", "KILL").expect("kills");
     configure(&state, "node1", |text| {
-        text.replace("bytes_max = \"256 MiB\"", "bytes_max = \"17 MiB\"").replace("segment_bytes = \"8 MiB\"", "segment_bytes = \"4100 KiB\"")
+        text.replace("bytes_max = \"256 MiB\"", "bytes_max = \"17 MiB\"")
+            .replace("segment_bytes = \"8 MiB\"", "segment_bytes = \"4100 KiB\"")
     });
     mesh.start("node1", "agent").expect("starts");
     // Two of one group, one of another, one whose active node is the one that goes.
@@ -31,13 +32,18 @@ fn a_peer_away_past_the_journals_bound_is_resynchronised_while_users_work() {
     let told = wait_for("`resync needed`", || {
         for _ in 0..300 {
             let sign = if rounds % 2 == 0 { '+' } else { '-' };
-            user.command(&format!("STORE 1 {sign}FLAGS (\\Flagged $round{})", rounds % 7)).map_err(|e| e.to_string())?;
+            user.command(&format!("STORE 1 {sign}FLAGS (\\Flagged $round{})", rounds % 7))
+                .map_err(|e| e.to_string())?;
             rounds += 1;
         }
         let status = agent::status(&socket).map_err(|e| e.to_string())?;
         let group = status["groups"].as_array().and_then(|all| all.iter().find(|g| g["id"] == 0)).cloned();
         let group = group.ok_or("no group 0")?;
-        if group["peers"][0]["resync_needed"] == true { Ok(group) } else { Err(format!("after {rounds} changes: {group}")) }
+        if group["peers"][0]["resync_needed"] == true {
+            Ok(group)
+        } else {
+            Err(format!("after {rounds} changes: {group}"))
+        }
     });
     println!("past 17 MiB of journal after {rounds} changes: {told}");
     let account = account_at(&state, "node1", &busy.name);

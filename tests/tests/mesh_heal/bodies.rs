@@ -69,7 +69,10 @@ fn a_missing_and_a_damaged_body_hold_up_their_accounts_alone_and_heal() {
             let id = blob.file_name().expect("a name").to_string_lossy().into_owned();
             assert!(detail.contains("uid 2 in `INBOX`") && detail.contains(&id) && detail.contains(what), "{detail}");
             let told = account_at(&state, "node1", &account.name);
-            assert!(told["replicas"][0]["lag"]["operations"].as_u64() > Some(0), "not equal, and not shown as such: {told}");
+            assert!(
+                told["replicas"][0]["lag"]["operations"].as_u64() > Some(0),
+                "not equal, and not shown as such: {told}"
+            );
         }
         let status = agent::status(&replica).expect("answers");
         assert_eq!((&status["blobs"]["missing"], &status["blobs"]["damaged"]), (&Value::from(1), &Value::from(1)));

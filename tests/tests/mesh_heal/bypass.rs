@@ -54,8 +54,12 @@ fn changes_behind_the_stores_back_are_found_by_comparison() {
 fn store_processes(mesh: &Mesh, name: &str) -> Vec<nix::unistd::Pid> {
     let netns = &node(mesh.state(), "node1").netns;
     let listed = Command::new("ip").args(["netns", "pids", netns]).output().expect("ip starts");
-    let pids = String::from_utf8_lossy(&listed.stdout).lines().filter_map(|line| line.trim().parse().ok()).collect::<Vec<i32>>();
-    let is_named = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
+    let pids = String::from_utf8_lossy(&listed.stdout)
+        .lines()
+        .filter_map(|line| line.trim().parse().ok())
+        .collect::<Vec<i32>>();
+    let is_named =
+        |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
     pids.into_iter().filter(is_named).map(nix::unistd::Pid::from_raw).collect()
 }
 
@@ -71,7 +75,11 @@ fn store_processes_that_are_killed_at_any_moment_lose_nothing() {
     std::thread::scope(|scope| {
         for (seed, account) in (1..).zip(&accounts) {
             for part in 0..2 {
-                let user = User::new(state.target(account, "node1").expect("node1"), seed * 10 + part, Duration::from_millis(1));
+                let user = User::new(
+                    state.target(account, "node1").expect("node1"),
+                    seed * 10 + part,
+                    Duration::from_millis(1),
+                );
                 let (stop, progress) = (&stop, &progress);
                 scope.spawn(move || user.run(stop, progress));
             }
@@ -90,7 +98,10 @@ fn store_processes_that_are_killed_at_any_moment_lose_nothing() {
         stop.store(true, Ordering::Relaxed);
     });
     let gaps = agent::status(&node(&state, "node1").admin_socket).expect("answers")["ring"]["gaps"].clone();
-    println!("killed {killed} processes in {} operations; accounts compared because of it: {gaps}", progress.load(Ordering::Relaxed));
+    println!(
+        "killed {killed} processes in {} operations; accounts compared because of it: {gaps}",
+        progress.load(Ordering::Relaxed)
+    );
     for account in &accounts {
         becomes_equal(&state, account);
     }

@@ -1,6 +1,6 @@
 //! First copy: accounts with existing mail, also such that nobody placed and nobody logged in to, and a user at work.
 
-use super::{Account, account_at, equal, give, long, login, maildir, mesh, message, now, other};
+use super::{Account, account_at, equal, give, login, long, maildir, mesh, message, now, other};
 use std::collections::BTreeMap;
 use std::path::Path;
 use understudy_tests::mesh::State;

@@ -141,7 +141,8 @@ fn equal(state: &State, account: &Account) {
     let there = state.read(account, &account.replicas[0]).expect("reads");
     assert_eq!(here.difference(&there), None, "`{}` differs", account.name);
     let verified = wait_for("a comparison", || {
-        let results = agent::verify(&node(state, &account.active).admin_socket, &account.name).map_err(|e| e.to_string())?;
+        let results =
+            agent::verify(&node(state, &account.active).admin_socket, &account.name).map_err(|e| e.to_string())?;
         if results[0]["error"].is_null() { Ok(results) } else { Err(results.to_string()) }
     });
     assert_eq!(verified[0]["equal"], true, "{verified}");

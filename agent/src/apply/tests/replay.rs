@@ -88,7 +88,13 @@ fn a_move_whose_source_is_gone_is_made_from_the_body() {
     bench.save(INBOX, 1);
     bench.run();
     // The replica lost the source, as when the expunge was applied and the copy was not.
-    bench.replica.apply(USER, &[ApplyItem { op: Op::MessageExpunged { mailbox: INBOX, uid: 1, guid: String::new() }, body_path: None }]).unwrap();
+    bench
+        .replica
+        .apply(
+            USER,
+            &[ApplyItem { op: Op::MessageExpunged { mailbox: INBOX, uid: 1, guid: String::new() }, body_path: None }],
+        )
+        .unwrap();
     bench.copy((INBOX, 1), (WORK, 1), true);
     bench.run();
     bench.assert_equal("moved by its body");

@@ -252,7 +252,12 @@ fn a_conflict_asks_for_a_snapshot_and_goes_on_with_it() {
     bench.save(INBOX, 3);
     bench.run();
     let parked = bench.parked(USER).expect("parked");
-    assert_eq!((parked.since_seq, &parked.reason), (seq, &Reason::NeedsSnapshot { bodies: false }), "{}", parked.detail);
+    assert_eq!(
+        (parked.since_seq, &parked.reason),
+        (seq, &Reason::NeedsSnapshot { bodies: false }),
+        "{}",
+        parked.detail
+    );
     assert!(parked.detail.contains("uid 2"), "{}", parked.detail);
     let asked = bench.asked().len();
     assert!(asked >= 1);
@@ -287,7 +292,11 @@ fn an_unfinished_snapshot_gives_way_to_a_newer_one() {
         bench.save(INBOX, 7);
         bench.expunge(INBOX, 1);
         bench.run();
-        assert_eq!(bench.parked(USER).map(|parked| parked.reason), Some(Reason::Snapshot { number: 2 }), "{whole_first}");
+        assert_eq!(
+            bench.parked(USER).map(|parked| parked.reason),
+            Some(Reason::Snapshot { number: 2 }),
+            "{whole_first}"
+        );
         bench.snapshot(3);
         bench.flags(INBOX, 2, 8);
         bench.run();
