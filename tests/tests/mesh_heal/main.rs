@@ -148,14 +148,16 @@ fn equal(state: &State, account: &Account) {
     assert_eq!(verified[0]["equal"], true, "{verified}");
 }
 
-/// Waits until the account, which may differ while a comparison is still to come, is the same on both nodes.
+/// Waits until the account, which may differ while a comparison is still to come, is the same on both nodes, to its user
+/// and to the agents.
 fn becomes_equal(state: &State, account: &Account) {
     wait_for(&format!("`{}` the same on both nodes", account.name), || {
-        let (here, there) = (state.read(account, &account.active), state.read(account, &account.replicas[0]));
-        match (here, there) {
-            (Ok(here), Ok(there)) => here.difference(&there).map_or(Ok(()), Err),
-            (here, there) => Err(format!("{:?} {:?}", here.err(), there.err())),
-        }
+        let here = state.read(account, &account.active).map_err(|e| e.to_string())?;
+        let there = state.read(account, &account.replicas[0]).map_err(|e| e.to_string())?;
+        here.difference(&there).map_or(Ok(()), Err)?;
+        let socket = &node(state, &account.active).admin_socket;
+        let verified = agent::verify(socket, &account.name).map_err(|e| e.to_string())?;
+        if verified[0]["equal"] == true { Ok(()) } else { Err(verified.to_string()) }
     });
     equal(state, account);
 }
