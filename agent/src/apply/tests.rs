@@ -58,6 +58,10 @@ impl Frames for List {
             _ => Ok(found),
         }
     }
+
+    fn tail(&self, _group: GroupId) -> u64 {
+        self.frames.borrow().last().map_or(0, |frame| frame.last_sequence().0.min(self.end.get()))
+    }
 }
 
 /// Origin, journal, central storage and replica.
