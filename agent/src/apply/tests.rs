@@ -283,9 +283,8 @@ impl Bench {
                 };
                 // A store that cannot be asked: the same is tried again.
                 for _ in 0..1000 {
-                    match working.step(tools) {
-                        Ok(false) => break,
-                        Ok(true) | Err(_) => {}
+                    if let Ok(false) = working.step(tools) {
+                        break;
                     }
                 }
                 applier = Some(working);

@@ -31,7 +31,7 @@ fn a_peer_away_past_the_journals_bound_is_resynchronised_while_users_work() {
     let mut rounds = 0_u32;
     let told = wait_for("`resync needed`", || {
         for _ in 0..300 {
-            let sign = if rounds % 2 == 0 { '+' } else { '-' };
+            let sign = if rounds.is_multiple_of(2) { '+' } else { '-' };
             user.command(&format!("STORE 1 {sign}FLAGS (\\Flagged $round{})", rounds % 7))
                 .map_err(|e| e.to_string())?;
             rounds += 1;

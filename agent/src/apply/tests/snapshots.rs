@@ -190,7 +190,8 @@ fn what_a_user_does_while_the_snapshot_is_read_is_neither_lost_nor_done_twice() 
 
 #[test]
 fn a_replica_that_differs_is_brought_back() {
-    let differences: [(&str, fn(&mut Bench)); 9] = [
+    type Differ = fn(&mut Bench);
+    let differences: [(&str, Differ); 9] = [
         ("a hole", |bench| bench.quietly(false, expunged(INBOX, 2))),
         ("a message of its own", |bench| {
             let op = bench.saved(INBOX, 7, "foreign");
