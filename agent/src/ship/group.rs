@@ -321,7 +321,9 @@ impl Group {
             age_ns,
             apply_operations: journaled.0 - replica.applied.0,
             apply_age_ns,
-            below_journal: replica.stage == Stage::Down && replica.acked != Sequence(0) && replica.acked.next() < self.first,
+            below_journal: replica.stage == Stage::Down
+                && replica.acked != Sequence(0)
+                && replica.acked.next() < self.first,
             exact: acked_exact && applied_exact,
         })
     }

@@ -41,6 +41,7 @@ fn changes_behind_the_stores_back_are_found_by_comparison() {
 
     for (account, messages) in [(&dropped, 4), (&flagged, 3), (&removed, 3), (&foreign, 3)] {
         becomes_equal(&state, account);
+        equal(&state, account);
         let there = state.read(account, "node2").expect("reads");
         assert_eq!(there.messages(), messages, "`{}`", account.name);
     }
@@ -104,6 +105,7 @@ fn store_processes_that_are_killed_at_any_moment_lose_nothing() {
     );
     for account in &accounts {
         becomes_equal(&state, account);
+        equal(&state, account);
     }
     mesh.down().expect("nothing is left behind");
 }

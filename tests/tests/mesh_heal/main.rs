@@ -148,8 +148,8 @@ fn equal(state: &State, account: &Account) {
     assert_eq!(verified[0]["equal"], true, "{verified}");
 }
 
-/// Waits until the account, which may differ while a comparison is still to come, is the same on both nodes, to its user
-/// and to the agents.
+/// Waits until the account is the same on both nodes, to its user and to the agents. Unlike [`equal`] also where others
+/// of its group stand still, or where a comparison is still to come.
 fn becomes_equal(state: &State, account: &Account) {
     wait_for(&format!("`{}` the same on both nodes", account.name), || {
         let here = state.read(account, &account.active).map_err(|e| e.to_string())?;
@@ -159,7 +159,6 @@ fn becomes_equal(state: &State, account: &Account) {
         let verified = agent::verify(socket, &account.name).map_err(|e| e.to_string())?;
         if verified[0]["equal"] == true { Ok(()) } else { Err(verified.to_string()) }
     });
-    equal(state, account);
 }
 
 /// Changes a node's configuration while its agent is down.
