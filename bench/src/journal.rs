@@ -4,7 +4,7 @@
 //! in the same directory, in turns. What can hurt: a bare write that also pays for the file's growth; its file is
 //! allocated and written before. Refuses: judging them.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -99,30 +99,48 @@ impl Stream {
 
 /// Bare page writes past the page cache where that is possible, each with its fdatasync, into a file that is allocated
 /// and written: the least that any log has to pay here.
-///
-/// # Errors
-/// The disk's.
-pub(crate) fn bare(directory: &Path, rounds: usize) -> Result<Run> {
-    let path = directory.join("bare");
-    std::fs::write(&path, vec![0; PAGE_BYTES * rounds])?;
-    std::fs::File::open(&path)?.sync_all()?;
-    let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(&path);
-    // A file system that knows no O_DIRECT, such as tmpfs.
-    let file = direct.or_else(|_| OpenOptions::new().write(true).open(&path))?;
-    let memory = vec![1; 2 * PAGE_BYTES];
-    let page = memory.get(memory.as_ptr().align_offset(PAGE_BYTES)..).and_then(|rest| rest.get(..PAGE_BYTES));
-    let page = page.context("no aligned page")?;
-    let mut samples = Vec::with_capacity(rounds);
-    let begun = now_ns();
-    for round in 0..rounds {
-        let start = now_ns();
-        file.write_all_at(page, (PAGE_BYTES * round) as u64)?;
-        file.sync_data()?;
-        samples.push(now_ns() - start);
+pub(crate) struct Bare {
+    file: File,
+    path: PathBuf,
+    memory: Vec<u8>,
+    pages: u64,
+    next: u64,
+}
+
+impl Bare {
+    /// A file of `pages` pages; past its end it begins anew.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) fn new(directory: &Path, pages: usize) -> Result<Self> {
+        let path = directory.join("bare");
+        std::fs::write(&path, vec![0; PAGE_BYTES * pages])?;
+        File::open(&path)?.sync_all()?;
+        let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(&path);
+        // A file system that knows no O_DIRECT, such as tmpfs.
+        let file = direct.or_else(|_| OpenOptions::new().write(true).open(&path))?;
+        Ok(Self { file, path, memory: vec![1; 2 * PAGE_BYTES], pages: pages as u64, next: 0 })
     }
-    let elapsed_ns = now_ns() - begun;
-    std::fs::remove_file(&path)?;
-    Ok(Run::of(samples, 1, elapsed_ns))
+
+    /// One write and its fdatasync, in nanoseconds.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) fn once(&mut self) -> Result<u64> {
+        let page = self.memory.get(self.memory.as_ptr().align_offset(PAGE_BYTES)..);
+        let page = page.and_then(|rest| rest.get(..PAGE_BYTES)).context("no aligned page")?;
+        let start = now_ns();
+        self.file.write_all_at(page, PAGE_BYTES as u64 * (self.next % self.pages))?;
+        self.file.sync_data()?;
+        self.next += 1;
+        Ok(now_ns() - start)
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 fn answered(journal: &Journal) -> Result<()> {
@@ -209,9 +227,11 @@ fn measure(args: &Args) -> Result<Report> {
     let (rounds, turns) = if args.quick { (50, 1) } else { (1_000, 5) };
     let refused = understudy_agent::journal::io_uring_available().err().map(|refusal| refusal.to_string());
     let (mut fdatasync, mut uring, mut plain) = (Vec::new(), Turns::default(), Turns::default());
-    bare(directory, rounds / 5)?;
+    let mut bare = Bare::new(directory, rounds)?;
+    bare.once()?;
     for _ in 0..turns {
-        fdatasync.push(bare(directory, rounds)?);
+        let samples = (0..rounds).map(|_| bare.once()).collect::<Result<Vec<u64>>>()?;
+        fdatasync.push(Run::of_samples(samples));
         if refused.is_none() {
             uring.turn(directory, IoBackend::IoUring, rounds)?;
         }

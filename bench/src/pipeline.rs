@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args as ClapArgs;
@@ -20,7 +20,7 @@ use understudy_ring::{CompletionRef, OnFull, Outcome, Producer, RecordSpec, Stat
 use understudy_types::op::Op;
 
 use crate::agents::{Agent, Pair};
-use crate::journal::bare;
+use crate::journal::Bare;
 use crate::stats::{self, Machine, Ratio, Row, Run, now_ns};
 
 /// Arguments of `bench pipeline`.
@@ -44,6 +44,8 @@ pub(crate) struct Args {
 const WINDOW: usize = 1024;
 /// An answer is there after so long, or something is wrong.
 const ANSWER_NS_MAX: u64 = 60_000_000_000;
+/// Bytes of a small frame with its header.
+const ROUND_TRIP_BYTES: usize = 512;
 /// Accounts that operations are spread over.
 const ACCOUNTS: u64 = 64;
 
@@ -105,12 +107,19 @@ impl Publisher<'_> {
         }
     }
 
-    /// `count` operations, `window` of them waiting at any time.
-    fn run(&mut self, count: usize, window: usize) -> Result<Run> {
+    /// One operation, until it is answered, in nanoseconds.
+    fn once(&mut self) -> Result<u64> {
+        let (at, start) = self.publish()?;
+        self.answered(at)?;
+        Ok(now_ns() - start)
+    }
+
+    /// `count` operations, [`WINDOW`] of them waiting at any time.
+    fn run(&mut self, count: usize) -> Result<Run> {
         let (mut waiting, mut samples) = (VecDeque::new(), Vec::with_capacity(count));
         let begun = now_ns();
         for _ in 0..count {
-            if waiting.len() >= window {
+            if waiting.len() >= WINDOW {
                 self.first(&mut waiting, &mut samples)?;
             }
             waiting.push_back(self.publish()?);
@@ -130,35 +139,32 @@ impl Publisher<'_> {
 }
 
 /// Round trips of as many bytes as a small frame over a loopback connection, between two threads that sleep in `read`.
-fn round_trips(rounds: usize) -> Result<Run> {
-    const BYTES: usize = 512;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let mut here = TcpStream::connect(listener.local_addr()?)?;
-    let (mut there, _) = listener.accept()?;
-    here.set_nodelay(true)?;
-    there.set_nodelay(true)?;
-    std::thread::scope(|scope| {
-        let echo = scope.spawn(move || -> std::io::Result<()> {
-            let mut bytes = [0; BYTES];
-            for _ in 0..rounds {
-                there.read_exact(&mut bytes)?;
-                there.write_all(&bytes)?;
-            }
-            Ok(())
+struct RoundTrips {
+    here: TcpStream,
+    bytes: [u8; ROUND_TRIP_BYTES],
+}
+
+impl RoundTrips {
+    fn new() -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let here = TcpStream::connect(listener.local_addr()?)?;
+        let (mut there, _) = listener.accept()?;
+        here.set_nodelay(true)?;
+        there.set_nodelay(true)?;
+        // It ends when the other end is closed.
+        std::thread::spawn(move || {
+            let mut bytes = [0; ROUND_TRIP_BYTES];
+            while there.read_exact(&mut bytes).and_then(|()| there.write_all(&bytes)).is_ok() {}
         });
-        let mut samples = Vec::with_capacity(rounds);
-        let mut bytes = [7; BYTES];
-        let begun = now_ns();
-        for _ in 0..rounds {
-            let start = now_ns();
-            here.write_all(&bytes)?;
-            here.read_exact(&mut bytes)?;
-            samples.push(now_ns() - start);
-        }
-        let elapsed_ns = now_ns() - begun;
-        echo.join().map_err(|_| anyhow::anyhow!("the echo panicked"))??;
-        Ok(Run::of(samples, 1, elapsed_ns))
-    })
+        Ok(Self { here, bytes: [7; ROUND_TRIP_BYTES] })
+    }
+
+    fn once(&mut self) -> Result<u64> {
+        let start = now_ns();
+        self.here.write_all(&self.bytes)?;
+        self.here.read_exact(&mut self.bytes)?;
+        Ok(now_ns() - start)
+    }
 }
 
 /// The runs of each way.
@@ -178,20 +184,29 @@ struct Amounts {
     many: usize,
 }
 
+/// Everything that a turn uses.
+struct Ways<'a> {
+    bare: Bare,
+    round_trips: RoundTrips,
+    local: Publisher<'a>,
+    peer: Publisher<'a>,
+}
+
 impl Runs {
-    fn turn(
-        &mut self,
-        directory: &Path,
-        local: &mut Publisher<'_>,
-        peer: &mut Publisher<'_>,
-        amounts: &Amounts,
-    ) -> Result<()> {
-        self.fdatasync.push(bare(directory, amounts.one)?);
-        self.local.push(local.run(amounts.one, 1)?);
-        self.peer.push(peer.run(amounts.one, 1)?);
-        self.round_trip.push(round_trips(amounts.one)?);
-        self.local_many.push(local.run(amounts.many, WINDOW)?);
-        self.peer_many.push(peer.run(amounts.many, WINDOW)?);
+    fn turn(&mut self, ways: &mut Ways<'_>, amounts: &Amounts) -> Result<()> {
+        // One of each after the other: what else the machine does then meets all alike.
+        let mut samples: [Vec<u64>; 4] = Default::default();
+        for _ in 0..amounts.one {
+            let once = [ways.bare.once()?, ways.local.once()?, ways.peer.once()?, ways.round_trips.once()?];
+            samples.iter_mut().zip(once).for_each(|(samples, once)| samples.push(once));
+        }
+        let [fdatasync, local, peer, round_trip] = samples.map(Run::of_samples);
+        self.fdatasync.push(fdatasync);
+        self.local.push(local);
+        self.peer.push(peer);
+        self.round_trip.push(round_trip);
+        self.local_many.push(ways.local.run(amounts.many)?);
+        self.peer_many.push(ways.peer.run(amounts.many)?);
         Ok(())
     }
 
@@ -261,23 +276,27 @@ fn measure(args: &Args) -> Result<Report> {
     let operation_bytes = operations.iter().map(Vec::len).sum::<usize>() as f64 / operations.len() as f64;
     let publisher =
         |producer, level, expected| Publisher { producer, operations: &operations, published: 0, level, expected };
-    let mut local = publisher(&*alone_ring, 'l', Status::Durable);
-    let mut peer = publisher(&*active_ring, 'p', Status::Replicated);
     let (amounts, turns) =
-        if args.quick { (Amounts { one: 20, many: 2_000 }, 1) } else { (Amounts { one: 1_000, many: 50_000 }, 5) };
+        if args.quick { (Amounts { one: 20, many: 2_000 }, 1) } else { (Amounts { one: 500, many: 50_000 }, 7) };
     let turns = args.turns.unwrap_or(turns);
+    let mut ways = Ways {
+        bare: Bare::new(directory.path(), amounts.one)?,
+        round_trips: RoundTrips::new()?,
+        local: publisher(&*alone_ring, 'l', Status::Durable),
+        peer: publisher(&*active_ring, 'p', Status::Replicated),
+    };
     // What the first turn pays once: pages of the ring, segments of the journal, the accounts.
     let warm_up = Amounts { one: amounts.one / 5, many: amounts.many / 5 };
-    Runs::default().turn(directory.path(), &mut local, &mut peer, &warm_up)?;
+    Runs::default().turn(&mut ways, &warm_up)?;
     let before = alone.status()?.journal.fsyncs_total;
     let mut runs = Runs::default();
-    let published = local.published;
+    let published = ways.local.published;
     for _ in 0..turns {
-        runs.turn(directory.path(), &mut local, &mut peer, &amounts)?;
+        runs.turn(&mut ways, &amounts)?;
     }
     let after = alone.status()?.journal;
     let fsyncs = after.fsyncs_total.saturating_sub(before + u64::from(turns) * amounts.one as u64);
-    let many = (local.published - published).saturating_sub(turns as usize * amounts.one);
+    let many = (ways.local.published - published).saturating_sub(turns as usize * amounts.one);
     Ok(Report {
         machine: machine.ended(),
         quick: args.quick,

@@ -4,6 +4,7 @@
 //! Owns: the pairs and their order. What can hurt: a peer that is measured in another minute or in other memory. Both
 //! queues hold as many bytes in memory that is as large, both are emptied outside of the measured time, each pair of
 //! runs follows the other at once and the order changes from pair to pair.
+//! Two threads that exchange something are kept on two processors.
 //! How: a clock read costs as much as a publication, so a batch of 16 calls is timed and given per call.
 
 use std::hint::black_box;
@@ -17,7 +18,7 @@ use crossbeam::queue::ArrayQueue;
 use serde::Serialize;
 use understudy_ring::{Consumer, ConsumerOptions, Event, Geometry, OnFull, Outcome, Producer, RecordSpec, Status};
 
-use crate::stats::{self, Machine, Ratio, Row, Run, now_ns};
+use crate::stats::{self, Machine, Pinned, Ratio, Row, Run, now_ns};
 
 /// Arguments of `bench ring`.
 #[derive(ClapArgs)]
@@ -42,6 +43,8 @@ pub(crate) struct ProducerArgs {
     records: u64,
     #[arg(long)]
     pause_ns: u64,
+    #[arg(long)]
+    processor: usize,
 }
 
 const PAYLOAD_BYTES: usize = 256;
@@ -109,10 +112,11 @@ impl Queues<'_> {
 }
 
 /// Records that go through to another thread, each with the time that its publication took.
-fn stream(producer: &Producer, consumer: &mut Consumer, records: u64) -> Result<Run> {
+fn stream(producer: &Producer, consumer: &mut Consumer, other: usize, records: u64) -> Result<Run> {
     let payload = [7; PAYLOAD_BYTES];
     std::thread::scope(|scope| -> Result<Run> {
         let publisher = scope.spawn(move || {
+            let _pinned = Pinned::to(other);
             let mut samples = Vec::with_capacity(usize::try_from(records).unwrap_or(0));
             for number in 0..records {
                 let start = now_ns();
@@ -148,10 +152,11 @@ fn stream(producer: &Producer, consumer: &mut Consumer, records: u64) -> Result<
 }
 
 /// Publication with an answer, the agent on another thread.
-fn answered(producer: &Producer, consumer: &mut Consumer, rounds: u64) -> Result<Run> {
+fn answered(producer: &Producer, consumer: &mut Consumer, other: usize, rounds: u64) -> Result<Run> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| -> Result<Run> {
         let agent = scope.spawn(|| {
+            let _pinned = Pinned::to(other);
             while !stop.load(Ordering::Acquire) {
                 match consumer.poll() {
                     Some(Event::Record(record)) => {
@@ -188,7 +193,7 @@ fn answered(producer: &Producer, consumer: &mut Consumer, rounds: u64) -> Result
 struct Line(AtomicU64);
 
 /// Two threads, two cache lines, nothing else: the floor of any exchange between two cores. Round trips.
-fn ping_pong(rounds: u64) -> Run {
+fn ping_pong(other: usize, rounds: u64) -> Run {
     let (ping, pong) = (Line(AtomicU64::new(0)), Line(AtomicU64::new(0)));
     let wait_for = |line: &Line, value: u64| {
         let mut turns = 0_u32;
@@ -203,6 +208,7 @@ fn ping_pong(rounds: u64) -> Run {
     };
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let _pinned = Pinned::to(other);
             for round in 1..=rounds {
                 wait_for(&ping, round);
                 pong.0.store(round, Ordering::Release);
@@ -231,11 +237,11 @@ impl Drop for Other {
 }
 
 /// One way from a process that publishes to this one: from before the publication to the record in hand.
-fn one_way(path: &Path, consumer: &mut Consumer, records: u64, sleeping: bool) -> Result<Run> {
+fn one_way(path: &Path, consumer: &mut Consumer, processor: usize, records: u64, sleeping: bool) -> Result<Run> {
     let pause_ns = if sleeping { SLEEPING_PAUSE_NS } else { SPINNING_PAUSE_NS };
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("ring-producer").arg("--ring").arg(path).args(["--records", &records.to_string()]);
-    command.args(["--pause-ns", &pause_ns.to_string()]).stdin(Stdio::null());
+    command.args(["--pause-ns", &pause_ns.to_string(), "--processor", &processor.to_string()]).stdin(Stdio::null());
     let mut other = Other(command.spawn().context("cannot start a second process")?);
     let mut samples = Vec::with_capacity(usize::try_from(records)?);
     let begun = now_ns();
@@ -245,6 +251,9 @@ fn one_way(path: &Path, consumer: &mut Consumer, records: u64, sleeping: bool) -
                 let arrived = now_ns();
                 let stamp = record.payload.first_chunk().context("a record without a stamp")?;
                 samples.push(arrived.saturating_sub(u64::from_le_bytes(*stamp)));
+                if let Some(at) = record.completion {
+                    consumer.complete(at, Status::Durable, &[]);
+                }
                 consumer.release(consumer.read_index());
             }
             Some(other) => anyhow::bail!("not a record: {other:?}"),
@@ -269,6 +278,7 @@ fn one_way(path: &Path, consumer: &mut Consumer, records: u64, sleeping: bool) -
 /// No ring, or it is full.
 pub(crate) fn produce(args: &ProducerArgs) -> Result<()> {
     let producer = Producer::open(&args.ring)?;
+    let _pinned = Pinned::to(args.processor);
     let mut payload = [7; PAYLOAD_BYTES];
     for number in 0..args.records {
         if args.pause_ns < 100_000 {
@@ -280,7 +290,9 @@ pub(crate) fn produce(args: &ProducerArgs) -> Result<()> {
             std::thread::sleep(std::time::Duration::from_nanos(args.pause_ns));
         }
         payload[..8].copy_from_slice(&now_ns().to_le_bytes());
-        producer.publish(&RecordSpec::op(ACCOUNT, &payload, number))?;
+        let published = producer.publish(&RecordSpec::op(ACCOUNT, &payload, number).answered())?;
+        // One at a time: a record that queues behind another is not what is measured.
+        producer.wait(published.completion.context("no completion slot")?, WAIT_NS_MAX, OnFull::Wait);
     }
     Ok(())
 }
@@ -309,15 +321,18 @@ fn measure(args: &Args) -> Result<Report> {
             publish.push(queues.publish(batches)?);
         }
     }
+    let [here, there] = stats::two_processors();
+    let pinned = Pinned::to(here);
     let (mut streamed, mut round_trip, mut floor) = (Vec::new(), Vec::new(), Vec::new());
     let (mut spinning, mut sleeping) = (Vec::new(), Vec::new());
     for _ in 0..args.pairs {
-        streamed.push(stream(&producer, &mut consumer, 200_000 / scale)?);
-        round_trip.push(answered(&producer, &mut consumer, 20_000 / scale)?);
-        floor.push(ping_pong(100_000 / scale));
-        spinning.push(one_way(&path, &mut consumer, 50_000 / scale, false)?);
-        sleeping.push(one_way(&path, &mut consumer, 500 / scale, true)?);
+        streamed.push(stream(&producer, &mut consumer, there, 200_000 / scale)?);
+        round_trip.push(answered(&producer, &mut consumer, there, 20_000 / scale)?);
+        floor.push(ping_pong(there, 100_000 / scale));
+        spinning.push(one_way(&path, &mut consumer, there, 50_000 / scale, false)?);
+        sleeping.push(one_way(&path, &mut consumer, there, 500 / scale, true)?);
     }
+    drop(pinned);
     let p50 = |run: &Run| run.p50_ns;
     let one_way_floor: Vec<Run> = floor.iter().map(|run| Run { p50_ns: run.p50_ns / 2.0, ..*run }).collect();
     let ratios = vec![

@@ -7,12 +7,51 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use serde::Serialize;
 use understudy_agent::clock;
 
 /// Monotonic nanoseconds; comparable between processes of one host.
 pub(crate) fn now_ns() -> u64 {
     clock::mono().0
+}
+
+/// Two processors that this process may use; the same twice if there is one.
+pub(crate) fn two_processors() -> [usize; 2] {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    let mut allowed = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu) == Ok(true));
+    let first = allowed.next().unwrap_or(0);
+    [first, allowed.next().unwrap_or(first)]
+}
+
+/// Keeps the calling thread on a processor as long as the guard lives. Without, two threads that exchange something may
+/// be put on one processor, where neither sees the other before a time slice is over.
+pub(crate) struct Pinned {
+    before: Option<CpuSet>,
+}
+
+impl Pinned {
+    pub(crate) fn to(processor: usize) -> Self {
+        let me = Pid::from_raw(0);
+        let pin = || -> nix::Result<CpuSet> {
+            let before = sched_getaffinity(me)?;
+            let mut set = CpuSet::new();
+            set.set(processor)?;
+            sched_setaffinity(me, &set)?;
+            Ok(before)
+        };
+        // Where it is refused, the scheduler decides; the spread shows it.
+        Self { before: pin().ok() }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = sched_setaffinity(Pid::from_raw(0), before);
+        }
+    }
 }
 
 /// One run of one way.
@@ -25,6 +64,12 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Out of samples of one call each that did not overlap; what was between them does not count.
+    pub(crate) fn of_samples(samples_ns: Vec<u64>) -> Self {
+        let elapsed_ns = samples_ns.iter().sum();
+        Self::of(samples_ns, 1, elapsed_ns)
+    }
+
     /// Out of samples in nanoseconds of `calls_per_sample` calls each; `elapsed_ns` is the time of the whole run.
     pub(crate) fn of(mut samples_ns: Vec<u64>, calls_per_sample: u64, elapsed_ns: u64) -> Self {
         samples_ns.sort_unstable();
