@@ -48,6 +48,7 @@ static void end(struct replay_apply *ap)
     replay_run_end(ap);
     if (ap->stopped) {
         replay_apply_settle(ap);
+        replay_boxes_forget(ap->user);
     } else {
         replay_box_keep(ap->user, &ap->source);
         replay_box_keep(ap->user, &ap->current);

@@ -11,6 +11,7 @@
 
 #include "replay.h"
 
+#include "mail-index-alloc-cache.h"
 #include "mail-storage-private.h"
 
 #include <fcntl.h>
@@ -71,6 +72,15 @@ void replay_kept_close(struct replay_user *user)
 {
     while (user->kept_count > 0)
         replay_box_close(&user->kept[--user->kept_count]);
+}
+
+/* Another process may have made INBOX anew meanwhile. An index that is still in this process's memory is then of files
+ * that are gone, and Dovecot takes the new ones for damaged and marks them so: seen as "indexid changed" and "Mailbox was
+ * deleted under us", in each process in turn. What must see the store as it is begins without memory. */
+void replay_boxes_forget(struct replay_user *user)
+{
+    replay_kept_close(user);
+    mail_index_alloc_cache_destroy_unrefed();
 }
 
 /* A folder that is deleted and made again may get the same inode, so that its birth is looked at, too (zero where

@@ -173,6 +173,7 @@ static void do_dump(struct replay_conn *conn, uint32_t request, const unsigned c
     } else if ((dump.user = current_user(conn, &result)) != NULL) {
         memcpy(dump.only, body + 4, GUID_128_SIZE);
         dump.spool = (dump.flags & REPLAY_DUMP_BODIES) != 0 ? conn->spool : NULL;
+        replay_boxes_forget(dump.user);
         dump.send = dump_send;
         dump.context = &sender;
         replay_dump(&dump, &result);

@@ -144,6 +144,7 @@ void replay_box_close(struct replay_box *rb);
 /* Leaves it open for a later operation. */
 void replay_box_keep(struct replay_user *user, struct replay_box *rb);
 void replay_kept_close(struct replay_user *user);
+void replay_boxes_forget(struct replay_user *user);
 int replay_box_sync(struct replay_box *rb);
 void replay_box_look_end(struct replay_box *rb);
 /* Points the mail at this UID if it is in the mailbox. Not mail_set_uid(): after a miss that one leaves its mark of

@@ -60,6 +60,8 @@ pub(super) struct PeerResync {
     pub accounts: BTreeSet<String>,
     /// End of the last snapshot.
     pub until_seq: u64,
+    /// Snapshots up to this number began before: the peer may not have their beginning, so their end says nothing.
+    pub after_snapshot: u64,
 }
 
 /// Everything the event loop changes.

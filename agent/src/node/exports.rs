@@ -95,7 +95,8 @@ impl Core {
                     Some(seq) => {
                         self.snapshot_ends.push((group, seq, account.to_owned()));
                         for ((of, _), resync) in &mut self.peer_resync {
-                            if *of == group && resync.accounts.remove(account) {
+                            let counts = *of == group && snapshot > resync.after_snapshot;
+                            if counts && resync.accounts.remove(account) {
                                 resync.until_seq = resync.until_seq.max(seq);
                             }
                         }

@@ -301,7 +301,8 @@ impl Core {
         for account in &accounts {
             self.want_export(account, true, "a peer must be brought up to date");
         }
-        self.peer_resync.insert((group, peer), PeerResync { accounts, until_seq: at.0 });
+        self.peer_resync
+            .insert((group, peer), PeerResync { accounts, until_seq: at.0, after_snapshot: self.last_snapshot });
         ShipEvent::Rebased { peer, group, at }
     }
 
