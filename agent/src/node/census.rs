@@ -1,4 +1,4 @@
-//! The census: accounts that the store has and this agent never saw get their first copy without waiting for their users.
+//! The census: accounts that the store has and this agent never saw get their first copy without waiting for a user.
 //!
 //! Owns: the pace. What can hurt: a store that is down or cannot list its users; it is asked again, and what was seen
 //! before stays. Refuses: deciding who is replicated, which is the event loop's, and asking often: an account that is
