@@ -51,7 +51,8 @@ pub const JOURNAL_QUEUE_FRAMES_MAX: usize = 4096;
 pub const JOURNAL_QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Answers of the journal that wait for their reader. Past it the journal's thread waits, and its queue fills.
 pub const JOURNAL_EVENTS_MAX: usize = 65_536;
-/// Plans that bring one account to its snapshot, beside two for each of its mailboxes. Past it the account is parked with
+/// Plans that bring one account to its snapshot, beside two for each of its mailboxes. Past it the account is parked
+/// with
 /// the difference that is left.
 pub const PLAN_ROUNDS_MAX: usize = 24;
 /// Processes of the store whose /proc files are read each second. Past it the rest is counted as unread.
