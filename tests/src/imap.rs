@@ -261,7 +261,11 @@ impl Imap {
     pub fn account(&mut self) -> Result<Account, Error> {
         let mut account = Account { subscribed: self.subscribed()?, ..Account::default() };
         for (name, selectable) in self.list()? {
-            let mailbox = if selectable { Some(self.mailbox(&name)?) } else { None };
+            let mailbox = match selectable.then(|| self.mailbox(&name)) {
+                // A deleted parent of mailboxes: Dovecot's list index names it for a while as if it were there.
+                Some(Err(Error::Refused(why))) if why.contains("doesn't exist") => None,
+                other => other.transpose()?,
+            };
             account.mailboxes.insert(name, mailbox);
         }
         Ok(account)

@@ -130,6 +130,21 @@ impl Mesh {
     /// # Errors
     /// When it does not come up; the reason is on standard error.
     pub fn up(program: &Path, nodes: usize, accounts: usize, args: &[&str]) -> Result<Self> {
+        Self::up_with(program, nodes, accounts, args, &[])
+    }
+
+    /// As [`Self::up`], with variables for the environment: all processes of the mesh inherit them, so that
+    /// `UNDERSTUDY_RING__BYTES` and its like reach the agents.
+    ///
+    /// # Errors
+    /// As [`Self::up`].
+    pub fn up_with(
+        program: &Path,
+        nodes: usize,
+        accounts: usize,
+        args: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let nth = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("understudy-trial-{}-{nth}", std::process::id()));
@@ -138,6 +153,7 @@ impl Mesh {
             .args(["--nodes", &nodes.to_string(), "--accounts", &accounts.to_string(), "--dir"])
             .arg(&dir)
             .args(args)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -1,0 +1,74 @@
+//! Random operations while processes die by SIGKILL all along: agents, stores and whole nodes.
+//!
+//! Owns: that nothing acknowledged is lost, nothing is there twice, and both nodes end equal. What can hurt: a test
+//! that stops while something is dead; everything is started again before it looks. Refuses: mercy.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::trial::{Trial, is_long, now, skip_if_lacking, traffic_time};
+
+fn random_kills(format: &str) {
+    let accounts = if is_long() { 10 } else { 6 };
+    let name = format!("random_kills_{format}");
+    let trial = Trial::up(&name, accounts, &["--format", format, "--level", "peer"], &[]).expect("comes up");
+    let result = run(&trial);
+    trial.end(result);
+}
+
+fn run(trial: &Trial) -> Result<()> {
+    let workers = trial.workers(Duration::from_millis(5))?;
+    let tally = trial.traffic(workers, || kill_at_random(trial, traffic_time(25, 180)))?;
+    trial.settle()?;
+    trial.compare(&tally)?;
+    println!("repaired by the background comparison: {:?}", trial.repaired());
+    Ok(())
+}
+
+fn kill_at_random(trial: &Trial, time: Duration) -> Result<()> {
+    let mut random = StdRng::seed_from_u64(trial.seed);
+    let started = now();
+    let mut killed = Vec::new();
+    while started.elapsed() < time {
+        std::thread::sleep(Duration::from_millis(random.random_range(200..2500)));
+        let node = ["node1", "node2"][random.random_range(0..2)];
+        let what = ["agent", "agent", "store", "all"][random.random_range(0..4)];
+        trial.mesh.kill(node, what, "KILL")?;
+        killed.push(format!("{what} of {node}"));
+        // Sometimes the other node loses something meanwhile.
+        let other = random.random_bool(0.2).then(|| if node == "node1" { "node2" } else { "node1" });
+        if let Some(other) = other {
+            trial.mesh.kill(other, "agent", "KILL")?;
+            killed.push(format!("agent of {other} too"));
+        }
+        std::thread::sleep(Duration::from_millis(random.random_range(0..2500)));
+        for node in [Some(node), other].into_iter().flatten() {
+            trial.mesh.start(node, "all")?;
+        }
+    }
+    println!("{} kills: {}", killed.len(), killed.join(", "));
+    Ok(())
+}
+
+#[test]
+fn random_kills_lose_nothing_maildir() {
+    skip_if_lacking!("random_kills_lose_nothing_maildir");
+    random_kills("maildir");
+}
+
+#[test]
+fn random_kills_lose_nothing_sdbox() {
+    skip_if_lacking!("random_kills_lose_nothing_sdbox");
+    random_kills("sdbox");
+}
+
+/// Only in a long run: what differs between the dbox formats shows without kills too.
+#[test]
+#[ignore = "long: needs UNDERSTUDY_TEST_LONG=1 or --ignored"]
+fn random_kills_lose_nothing_mdbox() {
+    skip_if_lacking!("random_kills_lose_nothing_mdbox");
+    random_kills("mdbox");
+}

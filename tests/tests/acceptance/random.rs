@@ -1,0 +1,51 @@
+//! Random operations on many accounts at once, some with two sessions, in each storage format.
+//!
+//! Owns: equality after undisturbed traffic, reached by replay alone. What can hurt: a difference that the agents'
+//! background comparison repairs before it is looked for; its repairs are failures here. Refuses: kills; see `kills`.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::trial::{Trial, is_long, skip_if_lacking, traffic_time};
+
+fn random_operations(format: &str) {
+    let accounts = if is_long() { 12 } else { 6 };
+    let name = format!("random_operations_{format}");
+    let trial = Trial::up(&name, accounts, &["--format", format, "--level", "peer"], &[]).expect("comes up");
+    let result = run(&trial);
+    trial.end(result);
+}
+
+fn run(trial: &Trial) -> Result<()> {
+    let workers = trial.workers(Duration::from_millis(5))?;
+    let time = traffic_time(12, 120);
+    let tally = trial.traffic(workers, || {
+        std::thread::sleep(time);
+        Ok(())
+    })?;
+    ensure!(tally.unknown + tally.unreachable == 0, "nothing was killed, and connections were lost: {tally:?}");
+    trial.settle()?;
+    trial.compare(&tally)?;
+    let repaired = trial.repaired();
+    ensure!(repaired.is_empty(), "replay alone did not make these equal: {repaired:?}");
+    Ok(())
+}
+
+#[test]
+fn random_operations_end_equal_maildir() {
+    skip_if_lacking!("random_operations_end_equal_maildir");
+    random_operations("maildir");
+}
+
+#[test]
+fn random_operations_end_equal_sdbox() {
+    skip_if_lacking!("random_operations_end_equal_sdbox");
+    random_operations("sdbox");
+}
+
+#[test]
+fn random_operations_end_equal_mdbox() {
+    skip_if_lacking!("random_operations_end_equal_mdbox");
+    random_operations("mdbox");
+}
