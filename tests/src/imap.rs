@@ -262,12 +262,16 @@ impl Imap {
         let mut account = Account { subscribed: self.subscribed()?, ..Account::default() };
         for (name, selectable) in self.list()? {
             let mailbox = match selectable.then(|| self.mailbox(&name)) {
-                // A deleted parent of mailboxes: Dovecot's list index names it for a while as if it were there.
-                Some(Err(Error::Refused(why))) if why.contains("doesn't exist") => None,
+                // Dovecot's list goes on naming a mailbox that was deleted while it had children, on whichever node.
+                Some(Err(Error::Refused(why))) if why.contains("doesn't exist") => continue,
                 other => other.transpose()?,
             };
             account.mailboxes.insert(name, mailbox);
         }
+        // What only holds other mailboxes is there because of them.
+        let names: Vec<String> = account.mailboxes.keys().cloned().collect();
+        let holds = |name: &str| names.iter().any(|n| n.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')));
+        account.mailboxes.retain(|name, mailbox| mailbox.is_some() || !holds(name));
         Ok(account)
     }
 

@@ -52,15 +52,15 @@ fn flags(trial: &Trial, account: &understudy_tests::mesh::Account, seed: u64, ti
     let target = trial.state().target(account, &account.active)?;
     let mut random = StdRng::seed_from_u64(seed);
     let mut imap = Imap::login(&target.imap.0, target.imap.1, &account.name, &account.password, CLIENT_WAIT)?;
-    for _ in 0..MESSAGES {
-        imap.append("INBOX", "", b"Subject: shared\r\n\r\ntext\r\n")?;
+    for n in 0..MESSAGES {
+        imap.append("INBOX", "", format!("Subject: {seed}-{n}\r\n\r\ntext\r\n").as_bytes())?;
     }
     imap.command("SELECT INBOX")?;
     let (mut count, started) = (0, now());
     while started.elapsed() < time {
         let sign = ["+", "-", ""][random.random_range(0..3)];
         let flag = FLAGS[random.random_range(0..FLAGS.len())];
-        let uid = random.random_range(1..=MESSAGES);
+        let uid = random.random_range(1..=MESSAGES); // whichever session made it
         imap.command(&format!("UID STORE {uid} {sign}FLAGS ({flag})"))?;
         count += 1;
     }

@@ -23,7 +23,12 @@ fn login(trial: &Trial, account: &Account) -> Result<Imap> {
 }
 
 /// With the agent of node1 stopped, `during` happens; afterwards both nodes are equal and hold what was promised.
-fn stopped(name: &str, args: &[&str], environment: &[(&str, &str)], during: impl Fn(&Trial, &Account) -> Result<Tally>) {
+fn stopped(
+    name: &str,
+    args: &[&str],
+    environment: &[(&str, &str)],
+    during: impl Fn(&Trial, &Account) -> Result<Tally>,
+) {
     let trial = Trial::up(name, 2, args, environment).expect("comes up");
     let run = || -> Result<()> {
         let account = trial.active_on("node1").into_iter().next().context("an account")?;

@@ -15,7 +15,7 @@ use understudy_tests::mesh::{Account, Mesh, State};
 use crate::worker::{Tally, Worker};
 
 /// A mesh that is not level after so long without traffic has failed.
-const SETTLE_WAIT: Duration = Duration::from_secs(180);
+const SETTLE_WAIT: Duration = Duration::from_secs(60);
 /// Lines of a node's logs that a failed test shows.
 const LOG_LINES: usize = 60;
 
@@ -74,7 +74,10 @@ fn program() -> Result<PathBuf> {
         let program = folder.join("xtask");
         if !program.exists() {
             let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            ensure!(Command::new(cargo).args(["build", "--package", "xtask"]).status()?.success(), "xtask does not build");
+            ensure!(
+                Command::new(cargo).args(["build", "--package", "xtask"]).status()?.success(),
+                "xtask does not build"
+            );
         }
         if !folder.join("understudy").exists() {
             ensure!(Command::new(&program).arg("build").status()?.success(), "`cargo xtask build` fails");
@@ -185,8 +188,11 @@ impl Trial {
             messages += active.messages();
             let promised = tally.promised.iter().filter(|(name, _)| *name == account.name).map(|(_, token)| token);
             let promised: Vec<&String> = promised.collect();
-            for (node, state) in
-                account.replicas.iter().map(|node| Ok((node, self.state().read(account, node)?))).collect::<Result<Vec<_>>>()?
+            for (node, state) in account
+                .replicas
+                .iter()
+                .map(|node| Ok((node, self.state().read(account, node)?)))
+                .collect::<Result<Vec<_>>>()?
             {
                 if let Some(difference) = active.difference(&state) {
                     wrong.push(format!("{} on {node}: {difference}", account.name));
@@ -239,7 +245,8 @@ impl Drop for Trial {
             }
             eprintln!("the nodes' folders are in `{}`", to.display());
         }
-        let bad = |line: &&String| ["WARN", "ERROR", "panicked", "Panic:", "Fatal:"].iter().any(|word| line.contains(word));
+        let bad =
+            |line: &&String| ["WARN", "ERROR", "panicked", "Panic:", "Fatal:"].iter().any(|word| line.contains(word));
         let lines = self.logs();
         let bad: Vec<&String> = lines.iter().filter(bad).collect();
         bad.iter().skip(bad.len().saturating_sub(LOG_LINES)).for_each(|line| eprintln!("{line}"));
