@@ -280,14 +280,16 @@ impl Op {
     /// Mailbox that the operation is about, where it is about one.
     #[must_use]
     pub fn mailbox(&self) -> Option<MailboxGuid> {
-        match self {
+        let guid = match self {
             Self::MailboxCreated { mailbox, .. } | Self::MailboxUpdated { mailbox, .. } => Some(mailbox.guid),
             Self::MailboxDeleted { guid, .. } | Self::MailboxRenamed { guid, .. } => Some(*guid),
             Self::MessageSaved { message, .. } | Self::MessageCopied { message, .. } => Some(message.mailbox),
             Self::MessageExpunged { mailbox, .. } | Self::FlagsSet { mailbox, .. } => Some(*mailbox),
             Self::AttributeSet { mailbox, .. } => *mailbox,
             _ => None,
-        }
+        };
+        // All directories share the zero GUID, which identifies none of them.
+        guid.filter(|guid| *guid != MailboxGuid::default())
     }
 
     /// Blob that must be in central storage before the operation is acknowledged as replicated.

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 use understudy_types::id::MailboxGuid;
-use understudy_types::op::Op;
+use understudy_types::op::{Mailbox, Message, Op};
 
 use crate::limits::{FILTER_FLAGS_MAX, FILTER_MAILBOXES_MAX, FILTER_TOMBSTONES_MAX};
 
@@ -136,7 +136,7 @@ impl Filter {
         match op {
             Op::MessageSaved { mut message, snapshot } => {
                 if self.is_expunged(message.mailbox, message.uid) {
-                    return Verdict::Skip("the message is expunged later");
+                    return Verdict::Apply(uid_is_taken(message));
                 }
                 self.newest_into(
                     &mut message.modseq,
@@ -149,7 +149,7 @@ impl Filter {
             }
             Op::MessageCopied { mut message, source, source_uid, moved } => {
                 if self.is_expunged(message.mailbox, message.uid) {
-                    return Verdict::Skip("the message is expunged later");
+                    return Verdict::Apply(uid_is_taken(message));
                 }
                 self.newest_into(
                     &mut message.modseq,
@@ -204,10 +204,22 @@ impl Filter {
     }
 }
 
+/// What is left of a message that is expunged later: its UID is never given again (seen: UIDNEXT one less than on the
+/// active).
+fn uid_is_taken(message: Message) -> Op {
+    let mailbox = Mailbox {
+        guid: message.mailbox,
+        name: message.mailbox_name,
+        uid_validity: message.uid_validity,
+        next_uid: message.uid.saturating_add(1),
+        ..Mailbox::default()
+    };
+    Op::MailboxUpdated { mailbox, snapshot: 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use understudy_types::op::{Mailbox, Message};
 
     const BOX: MailboxGuid = MailboxGuid([1; 16]);
 
@@ -245,7 +257,7 @@ mod tests {
     fn what_was_expunged_or_deleted_does_not_come_back() {
         let mut filter = Filter::default();
         filter.judge(expunge(1));
-        assert!(matches!(filter.judge(save(1, 9)), Verdict::Skip(_)));
+        assert!(matches!(filter.judge(save(1, 9)), Verdict::Apply(Op::MailboxUpdated { .. })));
         assert!(matches!(filter.judge(flags(1, 12, 1)), Verdict::Skip(_)));
         filter.judge(Op::MailboxDeleted { guid: BOX, name: "b".into() });
         assert!(matches!(filter.judge(save(2, 9)), Verdict::Skip(_)));
@@ -255,10 +267,21 @@ mod tests {
     }
 
     #[test]
+    fn a_deleted_directory_does_not_void_what_happens_to_others() {
+        let mut filter = Filter::default();
+        let none = MailboxGuid::default();
+        filter.foresee(&Op::MailboxDeleted { guid: none, name: "d".into() });
+        filter.judge(Op::MailboxDeleted { guid: none, name: "d".into() });
+        let renamed = Op::MailboxRenamed { guid: none, old_name: "e".into(), new_name: "f".into() };
+        assert_eq!(filter.judge(renamed.clone()), Verdict::Apply(renamed));
+    }
+
+    #[test]
     fn what_is_expunged_later_in_the_journal_is_not_saved_first() {
         let mut filter = Filter::default();
         filter.foresee(&expunge(5));
-        assert!(matches!(filter.judge(save(5, 1)), Verdict::Skip(_)));
+        let Verdict::Apply(Op::MailboxUpdated { mailbox, .. }) = filter.judge(save(5, 1)) else { panic!("its UID") };
+        assert_eq!((mailbox.guid, mailbox.next_uid), (BOX, 6), "the UID is taken all the same");
         assert!(matches!(filter.judge(expunge(5)), Verdict::Apply(_)));
     }
 

@@ -42,7 +42,7 @@ impl Live {
             Op::MailboxRenamed { new_name, .. } => {
                 self.names.insert(new_name.clone());
             }
-            Op::MailboxDeleted { guid, .. } => {
+            Op::MailboxDeleted { guid, .. } if op.mailbox().is_some() => {
                 self.deleted.insert(*guid);
             }
             Op::Subscribed { name, snapshot: 0 } | Op::Unsubscribed { name } => {
@@ -66,6 +66,7 @@ pub fn plan(target: &AccountState, current: &AccountState, live: &Live) -> Vec<O
         let mailbox = Mailbox { name: name.clone(), directory: true, ..Mailbox::default() };
         ops.push(Op::MailboxCreated { mailbox, snapshot: 0 });
     }
+    ops.extend(needless_directories(target, current, live));
     // By name, so that a parent is made before its children.
     let by_name: BTreeMap<&str, (&MailboxGuid, &MailboxState)> =
         target.mailboxes.iter().map(|(guid, mailbox)| (mailbox.name.as_str(), (guid, mailbox))).collect();
@@ -84,6 +85,19 @@ pub fn plan(target: &AccountState, current: &AccountState, live: &Live) -> Vec<O
     }
     attributes(&mut ops, None, &target.attributes, &current.attributes);
     ops
+}
+
+/// Deletions of empty directories that the target does not have. Those that hold something go in a later round.
+fn needless_directories(target: &AccountState, current: &AccountState, live: &Live) -> Vec<Op> {
+    let names = || current.mailboxes.values().map(|mailbox| &mailbox.name).chain(&current.directories);
+    let within =
+        |name: &str, directory: &str| name.strip_prefix(directory).is_some_and(|rest| rest.starts_with(['/', '.']));
+    current
+        .directories
+        .difference(&target.directories)
+        .filter(|name| !live.names.contains(*name) && !names().any(|other| within(other, name)))
+        .map(|name| Op::MailboxDeleted { guid: MailboxGuid::default(), name: name.clone() })
+        .collect()
 }
 
 /// Whether the mailbox cannot be completed by adding at its end.

@@ -117,7 +117,8 @@ impl GroupApplier {
         let left = left.map_or_else(String::new, |difference| difference.to_string());
         let refused = refused.map_or_else(String::new, |detail| format!("; {detail}"));
         let detail = format!("the store does not become equal to snapshot {number}: {left}{refused}");
-        Ok(Some(Parked { since_seq: 0, detail, reason: Reason::Store { status: "no-convergence".into() } }))
+        // The same snapshot would fail the same way for ever; operations that came while it was read may be why.
+        Ok(Some(Parked { since_seq: 0, detail, reason: Reason::NeedsSnapshot { bodies: with_bodies } }))
     }
 
     /// Applies the operations of a plan.
