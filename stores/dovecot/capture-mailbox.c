@@ -40,6 +40,24 @@ bool us_mailbox_guid(struct mailbox *box, struct us_mailbox *mbox)
     return !guid_128_is_empty(mbox->guid);
 }
 
+/* As us_mailbox_guid(), but asks the mailbox itself: the list of mailboxes goes on telling the GUID of one that was
+ * deleted while it had children, and what is left of that is a directory. */
+static void us_mailbox_guid_now(struct mailbox *box, struct us_mailbox *mbox)
+{
+    struct mailbox *again = mailbox_alloc(box->list, box->vname, MAILBOX_FLAG_READONLY | MAILBOX_FLAG_IGNORE_ACLS);
+    enum mail_error error = MAIL_ERROR_NONE;
+
+    mail_storage_last_error_push(box->storage);
+    if (mailbox_open(again) < 0)
+        (void)mailbox_get_last_error(again, &error);
+    mailbox_free(&again);
+    mail_storage_last_error_pop(box->storage);
+    if (error == MAIL_ERROR_NOTFOUND)
+        guid_128_empty(mbox->guid);
+    else
+        (void)us_mailbox_guid(box, mbox);
+}
+
 void us_mailbox_wait_deferred(struct us_mailbox *mbox)
 {
     const char *why;
@@ -190,7 +208,7 @@ static int us_delete_box(struct mailbox *box)
     int ret;
 
     if (mbox->account != NULL)
-        (void)us_mailbox_guid(box, mbox); /* only before: afterwards it is gone */
+        us_mailbox_guid_now(box, mbox); /* only before: afterwards it is gone */
     if (!us_change_begin(box, mbox, mbox->account, &intent, &capture))
         return -1;
     ret = mbox->module_ctx.super.delete_box(box);
@@ -223,13 +241,19 @@ static int us_rename_box(struct mailbox *src, struct mailbox *dest)
     int ret;
 
     if (from->account != NULL)
-        (void)us_mailbox_guid(src, from);
+        us_mailbox_guid_now(src, from);
     if (!us_change_begin(src, from, from->account, &intent, &capture))
         return -1;
     ret = from->module_ctx.super.rename_box(src, dest);
     if (!capture)
         return ret;
     if (ret < 0) {
+        enum mail_error error;
+
+        /* Folders above the new name are made first, and stay (seen with sdbox: RENAME of what is not there). */
+        (void)mailbox_get_last_error(src, &error);
+        if (strchr(dest->name, mailbox_list_get_hierarchy_sep(dest->list)) != NULL && error != MAIL_ERROR_EXISTS)
+            us_gap(from->account, "a rename failed, perhaps half way");
         us_intent_end(from->account, &intent);
         return ret;
     }

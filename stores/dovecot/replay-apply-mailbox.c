@@ -79,6 +79,19 @@ static bool adopt(struct mailbox **box, const struct mailbox_update *update, str
     return TRUE;
 }
 
+/* The list of mailboxes goes on naming a mailbox that was deleted while it had children, although nothing is there
+ * (seen with Maildir and sdbox): only opening it tells. */
+static bool is_there(struct mailbox *box)
+{
+    enum mail_error error;
+
+    if (mailbox_open(box) == 0)
+        return TRUE;
+    (void)mailbox_get_last_error(box, &error);
+    mailbox_close(box);
+    return error != MAIL_ERROR_NOTFOUND;
+}
+
 /* Creates or adopts under this name. */
 static bool make(struct mailbox **box, const struct mailbox_update *update, struct replay_result *result)
 {
@@ -87,7 +100,7 @@ static bool make(struct mailbox **box, const struct mailbox_update *update, stru
 
     if (existence(*box, &exists, result) < 0)
         return FALSE;
-    if (exists != MAILBOX_EXISTENCE_SELECT) {
+    if (exists != MAILBOX_EXISTENCE_SELECT || !is_there(*box)) {
         if (mailbox_create(*box, update, FALSE) == 0)
             return TRUE;
         (void)mailbox_get_last_error(*box, &error);
@@ -179,6 +192,9 @@ static bool clear_target(struct mailbox *dest, struct replay_result *result)
         return FALSE;
     if (exists != MAILBOX_EXISTENCE_SELECT)
         return TRUE;
+    if (!is_there(dest))
+        return TRUE;
+    mailbox_close(dest);
     if (mailbox_is_any_inbox(dest) || mailbox_delete_empty(dest) < 0) {
         replay_set(result, REPLAY_CONFLICT, "another mailbox has the new name");
         return FALSE;

@@ -6,6 +6,7 @@
 
 #include "replay.h"
 
+#include "ioloop.h"
 #include "mail-namespace.h"
 #include "mail-storage-settings.h"
 
@@ -34,14 +35,26 @@ static void become_root(void)
         i_fatal("seteuid(0) failed: %m");
 }
 
+/* Dovecot leaves a user's context when an input handler returns. Of two requests that are read by one call of it, the
+ * second would find the first one's user, and Dovecot ends a process that activates two (seen under load). */
+static void leave_context(void)
+{
+    struct ioloop_context *context = io_loop_get_current_context(current_ioloop);
+
+    if (context != NULL)
+        io_loop_context_deactivate(context);
+}
+
 void replay_user_deactivate(void)
 {
+    leave_context();
     become_root();
 }
 
 void replay_user_activate(struct replay_user *user)
 {
     user->used = ++tick;
+    leave_context();
     mail_storage_service_io_activate_user(user->service_user);
     if (!can_switch())
         return;
@@ -131,7 +144,7 @@ struct replay_user *replay_user_open(const char *name, struct replay_result *res
     if (array_count(&users) >= REPLAY_USERS_MAX)
         close_oldest();
 
-    become_root();
+    replay_user_deactivate();
     us_storage_service_input(&input, REPLAY_SERVICE_NAME, name);
     user = i_new(struct replay_user, 1);
     ret = mail_storage_service_lookup_next(storage_service, &input, &user->service_user, &user->mail_user, &error);
