@@ -45,6 +45,8 @@ mod clock;
 pub mod memory;
 mod claim;
 #[cfg(not(loom))]
+mod checksum;
+#[cfg(not(loom))]
 mod record;
 mod completion;
 #[cfg(not(loom))]

@@ -6,11 +6,10 @@
 //! is delivered.
 //! Refuses: anything longer than the record limit.
 
+use crate::checksum::record_checksum;
 use crate::claim::Core;
 use crate::sync::DataWord;
-use understudy_types::ring::{
-    Cursor, RECORD_HEADER_BYTES, RECORD_HEADER_WORDS, RecordHeader, RingError, record_checksum,
-};
+use understudy_types::ring::{Cursor, RECORD_HEADER_BYTES, RECORD_HEADER_WORDS, RecordHeader, RingError};
 
 /// Writes `bytes`, padded with zeros, from word `at` on; gives the word after them. `at` may be past the end of
 /// the area; it wraps.
