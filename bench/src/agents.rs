@@ -45,8 +45,8 @@ pub(crate) struct Agent {
 }
 
 impl Pair {
-    /// Writes both nodes' files: journals under `directory`, rings and sockets under `runtime`. Operations of accounts `l…` are acknowledged when they are durable
-    /// on node 1, those of accounts `p…` when they are so on node 2 as well.
+    /// Writes both nodes' files: journals under `directory`, rings and sockets under `runtime`. Operations of accounts
+    /// `l…` are acknowledged when they are durable on node 1, those of accounts `p…` when they are so on node 2 too.
     pub(crate) fn prepare(directory: &Path, runtime: &Path) -> Result<Self> {
         // Held together, so that they are four; free again when the agents start.
         let mut held = Vec::new();
