@@ -45,6 +45,10 @@ pub const APPLY_READ_BYTES: usize = 1 << 20;
 pub const APPLY_OPS_MAX: usize = 256;
 /// Operations before the cursor that are looked at after a restart, to know the newest flags again.
 pub const APPLY_REMEMBER_OPS: u64 = 2_000;
+/// Tries to lock the journal, [`JOURNAL_LOCK_PAUSE_MS`] apart. Past it another agent has it.
+pub const JOURNAL_LOCK_TRIES: u32 = 100;
+/// Pause between two tries to lock the journal, in milliseconds.
+pub const JOURNAL_LOCK_PAUSE_MS: u64 = 20;
 /// Frames that wait for the journal's thread. Past it `Journal::append` gives the frame back (`Busy`).
 pub const JOURNAL_QUEUE_FRAMES_MAX: usize = 4096;
 /// Bytes of frames that wait for the journal's thread. Past it `Journal::append` gives the frame back (`Busy`).
@@ -52,8 +56,7 @@ pub const JOURNAL_QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Answers of the journal that wait for their reader. Past it the journal's thread waits, and its queue fills.
 pub const JOURNAL_EVENTS_MAX: usize = 65_536;
 /// Plans that bring one account to its snapshot, beside two for each of its mailboxes. Past it the account is parked
-/// with
-/// the difference that is left.
+/// with the difference that is left.
 pub const PLAN_ROUNDS_MAX: usize = 24;
 /// Processes of the store whose /proc files are read each second. Past it the rest is counted as unread.
 pub const PROC_TREE_READ_MAX: usize = 1024;

@@ -277,19 +277,17 @@ impl GroupApplier {
             {
                 self.update.bodies.push((account.to_owned(), message.guid.clone(), blob));
             }
-            let uid_taken = uid_taken(&op);
-            match (self.filter(account).judge(op), uid_taken) {
-                (Verdict::Apply(op), _) => match self.with_body(account, op, tools) {
+            let is_message = matches!(op, Op::MessageSaved { .. } | Op::MessageCopied { .. });
+            match self.filter(account).judge(op) {
+                Verdict::Apply(Op::MailboxUpdated { mailbox, .. }) if is_message => batch.raise(seq, mailbox),
+                Verdict::Apply(op) => match self.with_body(account, op, tools) {
                     Ok((item, body)) => batch.push(seq, item, body),
                     Err(parked) => {
                         batch.stop = Some(Parked { since_seq: seq, ..parked });
                         break;
                     }
                 },
-                (Verdict::Skip(_), Some(mailbox)) if !self.filter(account).is_deleted(mailbox.guid) => {
-                    batch.raise(seq, mailbox);
-                }
-                (Verdict::Skip(_), _) => {}
+                Verdict::Skip(_) => {}
             }
             if batch.items.len() >= APPLY_OPS_MAX
                 && let Some(parked) = self.send(account, &mut batch, tools)?
@@ -456,7 +454,8 @@ impl Batch {
         self.bodies.extend(body);
     }
 
-    /// A UID was given to a message that need not be made any more: it must not be given again.
+    /// A UID was given to a message that need not be made any more. One operation for a row of them: each would end
+    /// the store's transaction.
     fn raise(&mut self, seq: u64, mailbox: Mailbox) {
         if let Some(ApplyItem { op: Op::MailboxUpdated { mailbox: last, .. }, .. }) = self.items.last_mut()
             && last.guid == mailbox.guid
@@ -474,19 +473,6 @@ impl Batch {
         self.seqs.clear();
         self.bodies.clear();
     }
-}
-
-/// The counters that a new message leaves its mailbox with.
-fn uid_taken(op: &Op) -> Option<Mailbox> {
-    let (Op::MessageSaved { message, .. } | Op::MessageCopied { message, .. }) = op else { return None };
-    Some(Mailbox {
-        guid: message.mailbox,
-        name: message.mailbox_name.clone(),
-        uid_validity: message.uid_validity,
-        next_uid: message.uid.saturating_add(1),
-        highest_modseq: message.modseq,
-        directory: false,
-    })
 }
 
 /// Whether the operation is done with.

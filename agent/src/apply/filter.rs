@@ -300,17 +300,6 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_not_taken_for_one_another() {
-        let mut filter = Filter::default();
-        let none = MailboxGuid::default();
-        let deleted = Op::MailboxDeleted { guid: none, name: "a".into() };
-        filter.foresee(&deleted);
-        filter.judge(deleted);
-        let renamed = Op::MailboxRenamed { guid: none, old_name: "b".into(), new_name: "c".into() };
-        assert_eq!(filter.judge(renamed.clone()), Verdict::Apply(renamed));
-    }
-
-    #[test]
     fn flags_that_are_set_later_in_the_journal_are_not_set_to_something_older_first() {
         let mut filter = Filter::default();
         filter.foresee(&flags(1, 12, 8));

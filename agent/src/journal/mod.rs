@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use nix::fcntl::{Flock, FlockArg};
@@ -20,7 +21,9 @@ use understudy_types::segment::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_PA
 
 use crate::clock::MonoNs;
 use crate::frame::Frame;
-use crate::limits::{JOURNAL_EVENTS_MAX, JOURNAL_QUEUE_BYTES_MAX, JOURNAL_QUEUE_FRAMES_MAX};
+use crate::limits::{
+    JOURNAL_EVENTS_MAX, JOURNAL_LOCK_PAUSE_MS, JOURNAL_LOCK_TRIES, JOURNAL_QUEUE_BYTES_MAX, JOURNAL_QUEUE_FRAMES_MAX,
+};
 
 mod chain;
 mod control;
@@ -420,13 +423,20 @@ impl Drop for Journal {
     }
 }
 
-/// One journal, one agent: two would write over each other.
+/// One journal, one agent: two would write over each other. An agent that was killed may hold the lock for a moment
+/// longer: the kernel ends its ring of requests, and what that holds open, after the process is gone (seen).
 fn lock(config: &JournalConfig) -> Result<Flock<std::fs::File>, JournalError> {
     let path = config.directory.join("lock");
     let open = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path);
     let file = open.map_err(|error| JournalError::Directory { path: path.clone(), error })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => JournalError::Locked { path },
-        errno => JournalError::Directory { path, error: errno.into() },
-    })
+    let mut file = file;
+    for _ in 0..JOURNAL_LOCK_TRIES {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, nix::errno::Errno::EWOULDBLOCK)) => file,
+            Err((_, errno)) => return Err(JournalError::Directory { path, error: errno.into() }),
+        };
+        std::thread::sleep(Duration::from_millis(JOURNAL_LOCK_PAUSE_MS));
+    }
+    Err(JournalError::Locked { path })
 }

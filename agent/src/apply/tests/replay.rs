@@ -54,7 +54,7 @@ fn a_second_replay_of_everything_changes_nothing() {
 #[test]
 fn a_crash_between_the_stores_commit_and_the_cursors_loses_and_repeats_nothing() {
     let mut bench = Bench::new();
-    bench.ops_in_frame = 3;
+    bench.ops_in_frame = 5;
     morning(&mut bench);
     bench.seal();
     let ends: Vec<u64> = bench.list.frames.borrow().iter().map(|frame| frame.last_sequence().0).collect();
