@@ -172,7 +172,7 @@ fn serve(
 ) -> Result<(), ApplyError> {
     if let std::collections::btree_map::Entry::Vacant(slot) = appliers.entry(group) {
         let applier = GroupApplier::open(group, tools)?;
-        // Those who wait first: told the other way round, the peer would be told for a moment that all is applied, and an
+        // Those who wait first: told the other way round, the peer would hear for a moment that all is applied, and an
         // acknowledgement is not taken back.
         for (account, parked) in applier.lot().iter() {
             (tools.report)(ApplyEvent::Parked { group, account: account.to_owned(), parked: parked.clone() });
