@@ -102,6 +102,24 @@ static bool us_change_begin(struct mailbox *box, struct us_mailbox *mbox, struct
     return FALSE;
 }
 
+/* After a change of the list that failed. What the client is told as its own mistake was refused before anything was
+ * done; any other failure may have come half way. */
+static void us_change_failed(struct mailbox *box, struct us_account *account, struct us_intent *intent)
+{
+    switch (mailbox_get_last_mail_error(box)) {
+    case MAIL_ERROR_NOTFOUND:
+    case MAIL_ERROR_EXISTS:
+    case MAIL_ERROR_PARAMS:
+    case MAIL_ERROR_PERM:
+    case MAIL_ERROR_NOTPOSSIBLE:
+        break;
+    default:
+        us_gap(account, "a change of a mailbox failed, perhaps half way");
+        break;
+    }
+    us_intent_end(account, intent);
+}
+
 static int us_create_box(struct mailbox *box, const struct mailbox_update *update, bool directory)
 {
     struct us_mailbox *mbox = US_MAILBOX_CONTEXT(box);
@@ -133,7 +151,7 @@ static int us_create_box(struct mailbox *box, const struct mailbox_update *updat
     }
     ret = mbox->module_ctx.super.create_box(box, update, directory);
     if (ret < 0) {
-        us_intent_end(mbox->account, &intent);
+        us_change_failed(box, mbox->account, &intent);
         return ret;
     }
     guid_128_empty(mbox->guid);
@@ -204,20 +222,28 @@ static int us_delete_box(struct mailbox *box)
     static const guid_128_t zeros;
     struct us_intent intent;
     struct op op;
-    bool capture;
+    bool capture, directories;
     int ret;
 
     if (mbox->account != NULL)
         us_mailbox_guid_now(box, mbox); /* only before: afterwards it is gone */
     if (!us_change_begin(box, mbox, mbox->account, &intent, &capture))
         return -1;
+    if (mbox->account != NULL && !us_same_as_named(box, mbox->guid)) {
+        /* Renamed or deleted since Dovecot opened it: going on would harm two mailboxes. */
+        mail_storage_set_error(box->storage, MAIL_ERROR_NOTFOUND, T_MAIL_ERR_MAILBOX_NOT_FOUND(box->vname));
+        if (capture)
+            us_intent_end(mbox->account, &intent);
+        return -1;
+    }
     ret = mbox->module_ctx.super.delete_box(box);
     if (!capture)
         return ret;
     if (ret < 0) {
-        us_intent_end(mbox->account, &intent);
+        us_change_failed(box, mbox->account, &intent);
         return ret;
     }
+    directories = us_has_directories(box, mbox);
     op_begin(&op, OP_MAILBOX_DELETED);
     if (guid_128_is_empty(mbox->guid)) /* a directory has none */
         op_put_bytes(&op, OP_TAG_MAILBOX_GUID, zeros, sizeof(zeros), sizeof(zeros));
@@ -225,8 +251,12 @@ static int us_delete_box(struct mailbox *box)
         op_put_guid(&op, OP_TAG_MAILBOX_GUID, mbox->guid);
     op_put_text(&op, OP_TAG_MAILBOX_NAME, mbox->name, OP_NAME_BYTES_MAX);
     us_put_session(&op, box, mbox);
-    us_publish(mbox->account, &op, OP_MAILBOX_DELETED, &intent, &mbox->deferred);
+    us_publish(mbox->account, &op, OP_MAILBOX_DELETED, directories ? NULL : &intent, &mbox->deferred);
     op_free(&op);
+    if (directories) {
+        us_directories_publish(box, mbox);
+        us_intent_end(mbox->account, &intent);
+    }
     guid_128_empty(mbox->guid);
     mbox->identity_sent = FALSE;
     return ret;
@@ -237,7 +267,7 @@ static int us_rename_box(struct mailbox *src, struct mailbox *dest)
     struct us_mailbox *from = US_MAILBOX_CONTEXT(src), *to = US_MAILBOX_CONTEXT(dest);
     struct us_intent intent;
     struct op op;
-    bool capture;
+    bool capture, directories;
     int ret;
 
     if (from->account != NULL)
@@ -254,16 +284,21 @@ static int us_rename_box(struct mailbox *src, struct mailbox *dest)
         (void)mailbox_get_last_error(src, &error);
         if (strchr(dest->name, mailbox_list_get_hierarchy_sep(dest->list)) != NULL && error != MAIL_ERROR_EXISTS)
             us_gap(from->account, "a rename failed, perhaps half way");
-        us_intent_end(from->account, &intent);
+        us_change_failed(src, from->account, &intent);
         return ret;
     }
+    directories = us_has_directories(src, from);
     op_begin(&op, OP_MAILBOX_RENAMED);
     op_put_guid(&op, OP_TAG_MAILBOX_GUID, from->guid);
     op_put_text(&op, OP_TAG_OLD_NAME, from->name, OP_NAME_BYTES_MAX);
     op_put_text(&op, OP_TAG_MAILBOX_NAME, to == NULL ? dest->vname : to->name, OP_NAME_BYTES_MAX);
     us_put_session(&op, src, from);
-    us_publish(from->account, &op, OP_MAILBOX_RENAMED, &intent, &from->deferred);
+    us_publish(from->account, &op, OP_MAILBOX_RENAMED, directories ? NULL : &intent, &from->deferred);
     op_free(&op);
+    if (directories) {
+        us_directories_publish(src, from);
+        us_intent_end(from->account, &intent);
+    }
     if (to != NULL)
         guid_128_empty(to->guid);
     return ret;

@@ -95,6 +95,14 @@ void us_mailbox_wait_deferred(struct us_mailbox *mbox);
 /* Adds who did it to an operation, where that is not the account's owner. */
 void us_put_session(struct op *op, struct mailbox *box, const struct us_mailbox *mbox);
 
+/* capture-list.c; all under the lock of the mailbox list. */
+/* Whether the mailbox's name means the mailbox of this GUID; zeros: none that holds mail. */
+bool us_same_as_named(struct mailbox *box, const guid_128_t guid);
+/* Whether names that hold no mail have a state of their own, and it is the account's. */
+bool us_has_directories(struct mailbox *box, const struct us_mailbox *mbox);
+/* Tells whether the mailbox's name and those above it stand without mail or are gone. */
+void us_directories_publish(struct mailbox *box, struct us_mailbox *mbox);
+
 /* capture-txn.c: notify callbacks and overrides of a mailbox's transactions. */
 extern const struct notify_vfuncs us_notify_vfuncs;
 void us_txn_override(struct mailbox_vfuncs *v);

@@ -71,6 +71,8 @@ static bool adopt(struct mailbox **box, const struct mailbox_update *update, str
     if (status.uidnext > 1 && replay_inbox_needs_renewal(*box)) {
         if (!replay_inbox_renew(box, result))
             return FALSE;
+        if (strcmp(mailbox_get_storage(*box)->name, "maildir") != 0 && mailbox_create(*box, update, FALSE) == 0)
+            return TRUE;
     }
     if (mailbox_update(*box, update) < 0 || mailbox_sync(*box, 0) < 0) {
         replay_error(mailbox_get_storage(*box), "mailbox cannot take on the identity", result);
@@ -183,23 +185,33 @@ static void make_directory(struct replay_apply *ap, const char *name, struct rep
     mailbox_free(&box);
 }
 
-/* The name must be free, or held by an empty mailbox that Dovecot made by itself. */
-static bool clear_target(struct mailbox *dest, struct replay_result *result)
+/* The name must be free, or held by an empty mailbox that Dovecot made by itself, or by a folder without mailboxes. */
+static bool clear_target(struct mailbox **dest, struct replay_result *result)
 {
     enum mailbox_existence exists;
+    struct mailbox_status status;
 
-    if (existence(dest, &exists, result) < 0)
+    if (existence(*dest, &exists, result) < 0)
         return FALSE;
-    if (exists != MAILBOX_EXISTENCE_SELECT)
+    if (exists == MAILBOX_EXISTENCE_NONE)
         return TRUE;
-    if (!is_there(dest))
+    if (exists == MAILBOX_EXISTENCE_NOSELECT) {
+        if (mailbox_delete(*dest) == 0)
+            return TRUE;
+        replay_set(result, REPLAY_CONFLICT, "the new name holds mailboxes");
+        return FALSE;
+    }
+    if (!is_there(*dest))
         return TRUE;
-    mailbox_close(dest);
-    if (mailbox_is_any_inbox(dest) || mailbox_delete_empty(dest) < 0) {
+    mailbox_close(*dest);
+    if (mailbox_is_any_inbox(*dest) && mailbox_get_status(*dest, STATUS_MESSAGES, &status) == 0 &&
+        status.messages == 0 && strcmp(mailbox_get_storage(*dest)->name, "maildir") != 0)
+        return replay_inbox_renew(dest, result);
+    if (mailbox_is_any_inbox(*dest) || mailbox_delete_empty(*dest) < 0) {
         replay_set(result, REPLAY_CONFLICT, "another mailbox has the new name");
         return FALSE;
     }
-    mailbox_close(dest);
+    mailbox_close(*dest);
     return TRUE;
 }
 
@@ -215,7 +227,7 @@ static void move(struct replay_apply *ap, struct mail_namespace *ns, const char 
     }
     src = box_alloc(ns, from);
     dest = box_alloc(to_ns, to);
-    if (clear_target(dest, result)) {
+    if (clear_target(&dest, result)) {
         if (mailbox_rename(src, dest) < 0) {
             replay_error(mailbox_get_storage(src), "mailbox cannot be renamed", result);
         } else {

@@ -111,6 +111,20 @@ static void apply_one(struct replay_apply *ap, unsigned int index)
     }
 }
 
+/* Of an account whose storage was repaired in between nobody knows what it holds: the agent is to compare it. What
+ * was queued is tried all the same; the result of this operation stands for all. */
+static void check_storage(struct replay_apply *ap, unsigned int index)
+{
+    struct replay_result *result = &ap->items[index].result;
+
+    if (!replay_storage_was_rebuilt(ap->user))
+        return;
+    i_warning("the storage of %s was made anew from its files", ap->user->name);
+    replay_apply_settle(ap);
+    if (result->status <= REPLAY_ALREADY)
+        replay_set(result, REPLAY_CONFLICT, "the storage was made anew from its files");
+}
+
 void replay_apply_all(struct replay_apply *ap)
 {
     unsigned int i;
@@ -123,6 +137,7 @@ void replay_apply_all(struct replay_apply *ap)
             continue;
         if (ap->items[i].valid) T_BEGIN {
             apply_one(ap, i);
+            check_storage(ap, i);
             /* Texts of the data stack do not outlive this frame. */
             result->text = p_strdup(ap->pool, result->text);
         } T_END;
@@ -130,6 +145,8 @@ void replay_apply_all(struct replay_apply *ap)
     }
     T_BEGIN {
         end(ap);
+        if (ap->count > 0)
+            check_storage(ap, ap->count - 1);
     } T_END;
     array_free(&ap->run.queued);
 }

@@ -397,6 +397,10 @@ void replay_dump(const struct replay_dump_request *request, struct replay_result
     }
     if (!dump.failed && guid_128_is_empty(request->only))
         dump_account_wide(&dump);
+    if (!dump.failed && replay_storage_was_rebuilt(request->user)) {
+        replay_set(result_r, REPLAY_TEMPORARY, "the storage was made anew from its files while it was read");
+        dump.failed = TRUE;
+    }
     if (!dump.failed && flush(&dump))
         replay_set(result_r, REPLAY_APPLIED, "");
     result_r->text = t_strdup(result_r->text);

@@ -1,8 +1,8 @@
-/* Maildir's INBOX made anew: it is the account's root folder and cannot be deleted.
+/* INBOX made anew: it cannot be deleted; in a Maildir it is the account's root folder.
  *
- * Owns: emptying it and taking away the files that hold its identity, counters and log, so that the next operation
- * gives it the origin's. What can hurt: a user who has it open: Dovecot tells the session that UIDVALIDITY changed
- * and ends it, as after every such change; a replica has no users. Refuses: every other mailbox and format. */
+ * Owns: of a Maildir, emptying it and taking away the files that hold its identity, counters and log, so that the next
+ * operation gives it the origin's; of an sdbox or mdbox, giving it another name and deleting it under that. What can hurt: a user who has it open: Dovecot tells the session that UIDVALIDITY changed
+ * and ends it, as after every such change; a replica has no users. Refuses: every other mailbox. */
 
 #include "replay.h"
 
@@ -68,10 +68,45 @@ static int forget(struct mailbox **box)
     return unlink_in(control, "dovecot-uidlist");
 }
 
+static bool is_maildir(struct mailbox *box)
+{
+    return strcmp(mailbox_get_storage(box)->name, "maildir") == 0;
+}
+
+/* For formats in which INBOX is a folder like others. The handle is closed, and the mailbox is not there. */
+static bool put_away(struct mailbox **box, struct replay_result *result)
+{
+    struct mail_namespace *ns = mailbox_get_namespace(*box);
+    const char *name = t_strdup(mailbox_get_vname(*box));
+    struct mailbox *away;
+    guid_128_t random;
+    bool ok = FALSE;
+
+    guid_128_generate(random);
+    mailbox_free(box);
+    *box = mailbox_alloc(ns->list, name, MAILBOX_FLAG_IGNORE_ACLS);
+    away = mailbox_alloc(ns->list, t_strconcat(ns->prefix, "understudy-", guid_128_to_string(random), NULL),
+                         MAILBOX_FLAG_IGNORE_ACLS);
+    if (mailbox_rename(*box, away) < 0) {
+        replay_error(mailbox_get_storage(*box), "INBOX cannot be put away", result);
+    } else if (mailbox_delete(away) < 0) {
+        replay_error(mailbox_get_storage(away), "what was INBOX cannot be deleted", result);
+    } else {
+        ok = TRUE;
+    }
+    mailbox_free(&away);
+    mailbox_free(box);
+    mail_index_alloc_cache_destroy_unrefed();
+    *box = mailbox_alloc(ns->list, name, MAILBOX_FLAG_IGNORE_ACLS);
+    return ok;
+}
+
 bool replay_inbox_renew(struct mailbox **box, struct replay_result *result)
 {
     struct mailbox_status status;
 
+    if (!is_maildir(*box))
+        return put_away(box, result);
     if (mailbox_open(*box) < 0 || mailbox_sync(*box, MAILBOX_SYNC_FLAG_FULL_READ) < 0 || expunge_all(*box) < 0) {
         replay_error(mailbox_get_storage(*box), "INBOX cannot be emptied", result);
         return FALSE;
@@ -95,5 +130,5 @@ bool replay_inbox_renew(struct mailbox **box, struct replay_result *result)
 
 bool replay_inbox_needs_renewal(struct mailbox *box)
 {
-    return mailbox_is_any_inbox(box) && strcmp(mailbox_get_storage(box)->name, "maildir") == 0;
+    return mailbox_is_any_inbox(box);
 }

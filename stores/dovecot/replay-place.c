@@ -147,3 +147,15 @@ void replay_places_read(struct replay_user *user)
         i_warning("listing the mailboxes of %s failed", user->name);
     user->places_known = TRUE;
 }
+
+bool replay_storage_was_rebuilt(struct replay_user *user)
+{
+    struct mail_namespace *ns;
+    bool rebuilt = FALSE;
+
+    for (ns = user->mail_user->namespaces; ns != NULL; ns = ns->next) {
+        if (ns->type == MAIL_NAMESPACE_TYPE_PRIVATE && ns->storage != NULL && us_storage_was_rebuilt(ns->storage))
+            rebuilt = TRUE;
+    }
+    return rebuilt;
+}

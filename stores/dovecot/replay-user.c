@@ -94,7 +94,7 @@ void replay_user_close(struct replay_user *user)
     replay_places_clear(user);
     array_free(&user->places);
     mail_user_deinit(&user->mail_user);
-    mail_storage_service_io_deactivate_user(user->service_user);
+    leave_context();
     mail_storage_service_user_unref(&user->service_user);
     replay_user_deactivate();
     i_free(user->groups);
@@ -149,7 +149,7 @@ struct replay_user *replay_user_open(const char *name, struct replay_result *res
     user = i_new(struct replay_user, 1);
     ret = mail_storage_service_lookup_next(storage_service, &input, &user->service_user, &user->mail_user, &error);
     if (ret <= 0) {
-        become_root();
+        replay_user_deactivate();
         i_free(user);
         /* -1 and -2: auth does not answer, or this user's settings do not work. */
         replay_set(result_r, ret == 0 ? REPLAY_NO_USER : REPLAY_TEMPORARY,

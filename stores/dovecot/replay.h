@@ -128,6 +128,8 @@ void replay_place_renamed(struct replay_user *user, struct mail_namespace *ns, c
 /* Reads all names and identities again. */
 void replay_places_read(struct replay_user *user);
 void replay_places_clear(struct replay_user *user);
+/* Whether one of the user's storages was made anew from its files since this was asked last. */
+bool replay_storage_was_rebuilt(struct replay_user *user);
 /* The private namespace that the name belongs to; NULL when it is shared, public or impossible. */
 struct mail_namespace *replay_namespace(struct replay_user *user, const char *name);
 /* Turns the storage's last error into a result. */

@@ -385,7 +385,7 @@ impl GroupApplier {
                     _ => Ok(None),
                 }
             }
-            (Status::NoMailbox | Status::UidConflict | Status::SourceMissing, _) => {
+            (Status::NoMailbox | Status::UidConflict | Status::SourceMissing | Status::Refused, _) => {
                 parked(Reason::NeedsSnapshot { bodies: false })
             }
             (Status::BodyUnreadable, _) => {

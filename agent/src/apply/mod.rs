@@ -8,6 +8,7 @@
 pub mod applier;
 pub mod cursor;
 pub mod filter;
+mod names;
 pub mod park;
 pub mod plan;
 mod snapshot;

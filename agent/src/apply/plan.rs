@@ -2,7 +2,7 @@
 //!
 //! Owns: the difference as operations. Pure. What can hurt: a store assigns UIDs upwards only, so a message that is
 //! missing below a mailbox's next UID cannot be put in; such a mailbox is made anew, under the same identity. Names
-//! are freed before they are taken. One plan may need another after it: the caller dumps, plans and applies until
+//! are put right first, by `names`. One plan may need another after it: the caller dumps, plans and applies until
 //! the plan is empty, and gives up after [`crate::limits::PLAN_ROUNDS_MAX`].
 
 use std::collections::{BTreeMap, HashSet};
@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 use understudy_types::id::MailboxGuid;
 use understudy_types::op::{Mailbox, Message, Op};
 
+use super::names;
 use crate::digest::{AccountState, MailboxState, MessageState};
 
 /// What live operations after the snapshot's begin made: it is not in the snapshot and is to stay.
@@ -17,12 +18,14 @@ use crate::digest::{AccountState, MailboxState, MessageState};
 pub struct Live {
     pub messages: HashSet<(MailboxGuid, u32)>,
     pub mailboxes: HashSet<MailboxGuid>,
-    pub names: HashSet<String>,
+    pub renamed: HashSet<MailboxGuid>,
     /// Names that live operations subscribed or unsubscribed.
     pub subscriptions: HashSet<String>,
     /// What live operations took away: not to be made again from a snapshot that was read before.
     pub expunged: HashSet<(MailboxGuid, u32)>,
     pub deleted: HashSet<MailboxGuid>,
+    /// Mailboxes of which the store refused an operation: the next plan makes them anew, as a way out.
+    pub anew: HashSet<MailboxGuid>,
 }
 
 impl Live {
@@ -36,11 +39,13 @@ impl Live {
                 self.expunged.insert((*mailbox, *uid));
             }
             Op::MailboxCreated { mailbox, snapshot: 0 } => {
-                self.mailboxes.insert(mailbox.guid);
-                self.names.insert(mailbox.name.clone());
+                // A name without mail has no identity.
+                if mailbox.guid != MailboxGuid::default() {
+                    self.mailboxes.insert(mailbox.guid);
+                }
             }
-            Op::MailboxRenamed { new_name, .. } => {
-                self.names.insert(new_name.clone());
+            Op::MailboxRenamed { guid, .. } => {
+                self.renamed.insert(*guid);
             }
             Op::MailboxDeleted { guid, .. } if op.mailbox().is_some() => {
                 self.deleted.insert(*guid);
@@ -57,16 +62,13 @@ impl Live {
 /// the blob that `target` knows, which may be none.
 #[must_use]
 pub fn plan(target: &AccountState, current: &AccountState, live: &Live) -> Vec<Op> {
-    let names = free_names(target, current, live);
+    let names = names::put_right(target, current, live);
     if !names.is_empty() {
         return names;
     }
     let mut ops = Vec::new();
-    for name in target.directories.difference(&current.directories) {
-        let mailbox = Mailbox { name: name.clone(), directory: true, ..Mailbox::default() };
-        ops.push(Op::MailboxCreated { mailbox, snapshot: 0 });
-    }
-    ops.extend(needless_directories(target, current, live));
+    let (directories, spare) = names::directories(target, current);
+    ops.extend(directories);
     // By name, so that a parent is made before its children.
     let by_name: BTreeMap<&str, (&MailboxGuid, &MailboxState)> =
         target.mailboxes.iter().map(|(guid, mailbox)| (mailbox.name.as_str(), (guid, mailbox))).collect();
@@ -84,24 +86,12 @@ pub fn plan(target: &AccountState, current: &AccountState, live: &Live) -> Vec<O
         ops.push(Op::Unsubscribed { name: name.clone() });
     }
     attributes(&mut ops, None, &target.attributes, &current.attributes);
+    ops.extend(spare);
     ops
 }
 
-/// Deletions of empty directories that the target does not have. Those that hold something go in a later round.
-fn needless_directories(target: &AccountState, current: &AccountState, live: &Live) -> Vec<Op> {
-    let names = || current.mailboxes.values().map(|mailbox| &mailbox.name).chain(&current.directories);
-    let within =
-        |name: &str, directory: &str| name.strip_prefix(directory).is_some_and(|rest| rest.starts_with(['/', '.']));
-    current
-        .directories
-        .difference(&target.directories)
-        .filter(|name| !live.names.contains(*name) && !names().any(|other| within(other, name)))
-        .map(|name| Op::MailboxDeleted { guid: MailboxGuid::default(), name: name.clone() })
-        .collect()
-}
-
 /// Whether the mailbox cannot be completed by adding at its end.
-fn must_be_made_anew(guid: MailboxGuid, target: &MailboxState, current: &MailboxState, live: &Live) -> bool {
+pub(super) fn must_be_made_anew(guid: MailboxGuid, target: &MailboxState, current: &MailboxState, live: &Live) -> bool {
     if target.uid_validity != 0 && target.uid_validity != current.uid_validity && !current.messages.is_empty() {
         return true;
     }
@@ -114,44 +104,6 @@ fn must_be_made_anew(guid: MailboxGuid, target: &MailboxState, current: &Mailbox
     let too_high = current.next_uid > target.next_uid
         && current.next_uid > live.messages.iter().filter(|m| m.0 == guid).map(|m| m.1 + 1).max().unwrap_or(0);
     hole || foreign || too_high
-}
-
-/// Deletions and renames, so that every name is free or right afterwards.
-fn free_names(target: &AccountState, current: &AccountState, live: &Live) -> Vec<Op> {
-    let mut ops = Vec::new();
-    let wanted: BTreeMap<&str, MailboxGuid> =
-        target.mailboxes.iter().map(|(guid, mailbox)| (mailbox.name.as_str(), *guid)).collect();
-    let mut taken: BTreeMap<&str, MailboxGuid> = BTreeMap::new();
-    for (guid, mailbox) in &current.mailboxes {
-        let delete = || Op::MailboxDeleted { guid: *guid, name: mailbox.name.clone() };
-        match target.mailboxes.get(guid) {
-            // An empty mailbox of a wanted name takes over the wanted identity when that is created.
-            None if mailbox.messages.is_empty()
-                && wanted.get(mailbox.name.as_str()).is_some_and(|owner| !current.mailboxes.contains_key(owner)) => {}
-            None if live.mailboxes.contains(guid) => {}
-            None => ops.push(delete()),
-            Some(_) if live.deleted.contains(guid) => {}
-            Some(wanted) if must_be_made_anew(*guid, wanted, mailbox, live) => ops.push(delete()),
-            Some(_) => drop(taken.insert(mailbox.name.as_str(), *guid)),
-        }
-    }
-    for (guid, wanted) in &target.mailboxes {
-        let Some(have) = current.mailboxes.get(guid) else { continue };
-        if have.name == wanted.name || live.names.contains(&have.name) || taken.get(have.name.as_str()) != Some(guid) {
-            continue;
-        }
-        // A name that another mailbox holds is freed by moving that one aside; the next round puts it right.
-        let aside = format!("understudy-{guid}");
-        let new_name = match taken.get(wanted.name.as_str()) {
-            // It waits aside for the other to go.
-            Some(other) if other != guid && have.name == aside => continue,
-            Some(other) if other != guid => aside,
-            _ => wanted.name.clone(),
-        };
-        ops.push(Op::MailboxRenamed { guid: *guid, old_name: have.name.clone(), new_name });
-        break;
-    }
-    ops
 }
 
 fn fill(ops: &mut Vec<Op>, guid: MailboxGuid, target: &MailboxState, current: Option<&MailboxState>, live: &Live) {

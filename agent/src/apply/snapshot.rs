@@ -5,6 +5,9 @@
 //! in the snapshot or not; so the snapshot is brought about first, knowing what live operations made and took away,
 //! and then the live operations are applied over it, where what is already so is a no-op.
 
+use std::collections::HashSet;
+
+use understudy_types::id::MailboxGuid;
 use understudy_types::op::Op;
 
 use super::applier::{ApplyError, GroupApplier, Run, Tools, apply_counted, describe, is_fine, opened, read_at};
@@ -98,19 +101,24 @@ impl GroupApplier {
             }
         }
         let (mut left, mut refused) = (None, None);
-        // A round renames one mailbox, and one whose name is taken twice.
-        for _ in 0..PLAN_ROUNDS_MAX + 2 * target.mailboxes.len() {
+        let mut tried = HashSet::new();
+        for _ in 0..PLAN_ROUNDS_MAX {
             let mut current = AccountState::default();
             let options = DumpOptions { messages: true, bodies: false };
             tools.store.dump(account, options, &mut |op| current.add(op))?;
             let ops = plan(&target, &current, &live);
+            live.anew.clear();
             if ops.is_empty() {
                 return Ok(None);
             }
             left = first_difference(&target, &current);
             match self.follow(account, ops, with_bodies, tools)? {
                 Followed::Done => refused = None,
-                Followed::Refused(detail) => refused = Some(detail),
+                Followed::Refused(guid, detail) => {
+                    // Once each: what is refused again after that is not helped by repetition.
+                    live.anew.extend(guid.filter(|guid| tried.insert(*guid)));
+                    refused = Some(detail);
+                }
                 Followed::Wait(parked) => return Ok(Some(parked)),
             }
         }
@@ -153,7 +161,8 @@ impl GroupApplier {
                     let reason = Reason::Store { status: format!("{:?}", outcome.status).to_lowercase() };
                     return Ok(Followed::Wait(Parked { since_seq: 0, detail, reason }));
                 }
-                return Ok(Followed::Refused(detail));
+                let guid = item.op.mailbox().filter(|guid| *guid != MailboxGuid::default());
+                return Ok(Followed::Refused(guid, detail));
             }
         }
         Ok(Followed::Done)
@@ -163,9 +172,9 @@ impl GroupApplier {
 /// How a plan went.
 enum Followed {
     Done,
-    /// The store did not take an operation. The next plan starts from what the store has then; only what repeats is
-    /// told.
-    Refused(String),
+    /// The store did not take an operation of this mailbox. The next plan starts from what the store has then, and makes
+    /// the mailbox anew.
+    Refused(Option<MailboxGuid>, String),
     /// The account must wait.
     Wait(Parked),
 }

@@ -7,8 +7,34 @@ use super::*;
 use crate::digest::first_difference;
 use crate::limits::PLAN_ROUNDS_MAX;
 
+/// Those below a name, in a store whose separator is `/`.
+fn below<'a>(state: &'a AccountState, name: &str) -> Vec<&'a str> {
+    let names = state.mailboxes.values().map(|have| &have.name).chain(&state.directories);
+    names.filter_map(|have| have.strip_prefix(name)?.starts_with('/').then_some(have.as_str())).collect()
+}
+
+/// A folder stands for every name that others are below; it stays when they go.
+fn make_parents(state: &mut AccountState) {
+    let names: Vec<String> = state.mailboxes.values().map(|have| have.name.clone()).collect();
+    let names = names.into_iter().chain(state.directories.clone());
+    for name in names {
+        for (at, _) in name.match_indices('/') {
+            let parent = &name[..at];
+            if state.mailboxes.values().all(|have| have.name != parent) {
+                state.directories.insert(parent.to_owned());
+            }
+        }
+    }
+}
+
 /// What a store does with an operation; an error where it would refuse.
 fn apply(state: &mut AccountState, op: &Op) -> Result<(), String> {
+    apply_one(state, op)?;
+    make_parents(state);
+    Ok(())
+}
+
+fn apply_one(state: &mut AccountState, op: &Op) -> Result<(), String> {
     match op {
         Op::MailboxCreated { mailbox, .. } if mailbox.directory => drop(state.directories.insert(mailbox.name.clone())),
         Op::MailboxCreated { mailbox, .. } => {
@@ -25,14 +51,28 @@ fn apply(state: &mut AccountState, op: &Op) -> Result<(), String> {
                 next_uid: 1,
                 ..MailboxState::default()
             };
+            state.directories.remove(&mailbox.name);
             state.mailboxes.insert(mailbox.guid, fresh);
+        }
+        Op::MailboxDeleted { guid, name } if *guid == MailboxGuid::default() => {
+            if !below(state, name).is_empty() || !state.directories.remove(name) {
+                return Err(format!("`{name}` holds mailboxes, or is none"));
+            }
         }
         Op::MailboxDeleted { guid, .. } => drop(state.mailboxes.remove(guid).ok_or("no such mailbox")?),
         Op::MailboxRenamed { guid, new_name, .. } => {
-            if state.mailboxes.values().any(|have| have.name == *new_name) {
-                return Err(format!("`{new_name}` is taken"));
+            let old_name = state.mailboxes.get(guid).ok_or("no such mailbox")?.name.clone();
+            let taken = state.mailboxes.values().any(|have| have.name == *new_name);
+            if taken || !below(state, new_name).is_empty() || new_name.starts_with(&format!("{old_name}/")) {
+                return Err(format!("`{new_name}` is taken or below `{old_name}`"));
             }
-            state.mailboxes.get_mut(guid).ok_or("no such mailbox")?.name.clone_from(new_name);
+            state.directories.remove(new_name);
+            let moved = |name: &str| match name.strip_prefix(&old_name) {
+                Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("{new_name}{rest}"),
+                _ => name.to_owned(),
+            };
+            state.mailboxes.values_mut().for_each(|have| have.name = moved(&have.name));
+            state.directories = state.directories.iter().map(|name| moved(name)).collect();
         }
         Op::MailboxUpdated { mailbox, .. } => {
             let have = state.mailboxes.get_mut(&mailbox.guid).ok_or("no such mailbox")?;
@@ -84,6 +124,9 @@ fn follow(target: &AccountState, mut current: AccountState, live: &Live) -> Acco
     panic!("no end after {PLAN_ROUNDS_MAX} rounds: {:?}", first_difference(target, &current));
 }
 
+/// Some are below others.
+const NAMES: [&str; 9] = ["a", "b", "c/d", "a/b", "a/b/c", "d/e/f", "b/x", "c", "d"];
+
 fn mailbox(name: usize, messages: &[(u32, u8, u32)], spare: u32, uid_validity: u32) -> MailboxState {
     let messages: BTreeMap<u32, MessageState> = messages
         .iter()
@@ -92,18 +135,20 @@ fn mailbox(name: usize, messages: &[(u32, u8, u32)], spare: u32, uid_validity: u
         })
         .collect();
     let next_uid = messages.keys().next_back().map_or(1, |uid| uid + 1) + spare;
-    MailboxState { name: format!("box{name}"), uid_validity, next_uid, messages, ..MailboxState::default() }
+    MailboxState { name: NAMES[name].to_owned(), uid_validity, next_uid, messages, ..MailboxState::default() }
 }
 
 fn states() -> impl Strategy<Value = AccountState> {
     let messages = prop::collection::vec((1u32..12, 0u8..3, 0u32..4), 0..8);
     let one = (0u8..6, messages, 0u32..3, 1u32..3);
-    (prop::collection::vec(one, 0..6), prop::collection::btree_set("[a-c]", 0..3)).prop_map(|(boxes, subscriptions)| {
+    let boxes = (prop::collection::vec(one, 0..6), Just((0..NAMES.len()).collect::<Vec<_>>()).prop_shuffle());
+    (boxes, prop::collection::btree_set("[a-c]", 0..3)).prop_map(|((boxes, names), subscriptions)| {
         let mut state = AccountState { subscriptions, ..AccountState::default() };
-        for (name, (guid, messages, spare, uid_validity)) in boxes.into_iter().enumerate() {
-            // Names are spread by another order than GUIDs, so that renames cross.
+        // Names are spread by another order than GUIDs, so that renames cross.
+        for (name, (guid, messages, spare, uid_validity)) in names.into_iter().zip(boxes) {
             state.mailboxes.insert(MailboxGuid([guid + 1; 16]), mailbox(name, &messages, spare, uid_validity));
         }
+        make_parents(&mut state);
         state
     })
 }
@@ -134,4 +179,13 @@ fn what_live_operations_did_since_the_begin_is_left_alone() {
     live.expunged.insert((guid, 2));
     assert_eq!(plan(&target, &current, &live), []);
     assert!(!plan(&target, &current, &Live::default()).is_empty(), "without them the mailbox is made anew");
+}
+
+#[test]
+fn a_name_without_mail_goes_when_nothing_is_below_it() {
+    let target = AccountState::default();
+    let mut current = AccountState::default();
+    current.directories.extend(["Old".to_owned(), "Old/x".to_owned()]);
+    let deleted = |name: &str| Op::MailboxDeleted { guid: MailboxGuid::default(), name: name.into() };
+    assert_eq!(plan(&target, &current, &Live::default()), [deleted("Old/x"), deleted("Old")]);
 }

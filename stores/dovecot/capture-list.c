@@ -1,0 +1,91 @@
+/* What stands at a name, looked up under the lock of the mailbox list.
+ *
+ * Owns: the identity of the mailbox that a name means now, and what is told of names that hold no mail.
+ * What can hurt: Dovecot opens the mailbox that is to be deleted before it takes the lock of the list. Another session
+ * may rename it in between, and then Dovecot would empty the renamed one and take away the folder of whatever stands
+ * at the old name. And in a layout of folders (sdbox, mdbox) a parent without mail appears with the first mailbox under
+ * it and may stay or go with the last one, by what lies in it; so its state is told, not what might follow from it.
+ * Refuses: names of other users' mailboxes. */
+#include "capture.h"
+
+#include "mail-namespace.h"
+#include "mailbox-list-private.h"
+
+bool us_same_as_named(struct mailbox *box, const guid_128_t guid)
+{
+    struct mailbox *named;
+    struct mailbox_metadata metadata;
+    bool found, same;
+
+    named = mailbox_alloc(box->list, box->vname, MAILBOX_FLAG_IGNORE_ACLS | (box->flags & MAILBOX_FLAG_DELETE_UNSAFE));
+    found = mailbox_get_metadata(named, MAILBOX_METADATA_GUID, &metadata) == 0;
+    if (!found && guid_128_is_empty(guid))
+        same = TRUE;
+    else if (!found)
+        /* Only when it is certain that it is not there. */
+        same = mailbox_get_last_mail_error(named) != MAIL_ERROR_NOTFOUND;
+    else
+        same = guid_128_equals(metadata.guid, guid);
+    mailbox_free(&named);
+    return same;
+}
+
+bool us_has_directories(struct mailbox *box, const struct us_mailbox *mbox)
+{
+    return mbox->session_user == NULL && strcmp(box->list->name, MAILBOX_LIST_NAME_MAILDIRPLUSPLUS) != 0;
+}
+
+static void us_name_publish(struct mailbox *box, struct us_mailbox *mbox, const char *name)
+{
+    enum mailbox_existence exists;
+    struct mailbox *named;
+    guid_128_t zeros;
+    struct op op;
+    int ret;
+
+    named = mailbox_alloc(box->list, name, MAILBOX_FLAG_IGNORE_ACLS);
+    mailbox_skip_create_name_restrictions(named, TRUE);
+    ret = mailbox_is_any_inbox(named) ? 0 : mailbox_exists(named, FALSE, &exists);
+    if (ret < 0) {
+        us_gap(mbox->account, "a name cannot be looked up");
+    } else if (mailbox_is_any_inbox(named) || exists == MAILBOX_EXISTENCE_SELECT) {
+        /* Its own operations tell of it. */
+    } else if (exists == MAILBOX_EXISTENCE_NOSELECT) {
+        op_begin(&op, OP_MAILBOX_CREATED);
+        op_put_text(&op, OP_TAG_MAILBOX_NAME, name, OP_NAME_BYTES_MAX);
+        op_put_u32(&op, OP_TAG_DIRECTORY, 1);
+        us_publish(mbox->account, &op, OP_MAILBOX_CREATED, NULL, NULL);
+        op_free(&op);
+    } else {
+        guid_128_empty(zeros);
+        op_begin(&op, OP_MAILBOX_DELETED);
+        op_put_bytes(&op, OP_TAG_MAILBOX_GUID, zeros, sizeof(zeros), sizeof(zeros));
+        op_put_text(&op, OP_TAG_MAILBOX_NAME, name, OP_NAME_BYTES_MAX);
+        us_publish(mbox->account, &op, OP_MAILBOX_DELETED, NULL, NULL);
+        op_free(&op);
+    }
+    mailbox_free(&named);
+}
+
+/* The name above this one, after the namespace's prefix; NULL at the top. */
+static const char *us_parent_name(const char *name, size_t prefix, char sep)
+{
+    const char *end = strlen(name) <= prefix ? NULL : strrchr(name + prefix, sep);
+
+    return end == NULL || end == name + prefix ? NULL : t_strdup_until(name, end);
+}
+
+void us_directories_publish(struct mailbox *box, struct us_mailbox *mbox)
+{
+    struct mail_namespace *ns = box->list->ns;
+    char sep = mail_namespace_get_sep(ns);
+    size_t prefix = strncmp(box->vname, ns->prefix, ns->prefix_len) == 0 ? ns->prefix_len : 0;
+    const char *name = box->vname;
+
+    mail_storage_last_error_push(box->storage);
+    /* From the name up to its first parent: a child is gone before its parent can go. */
+    for (; name != NULL; name = us_parent_name(name, prefix, sep)) T_BEGIN {
+        us_name_publish(box, mbox, name);
+    } T_END;
+    mail_storage_last_error_pop(box->storage);
+}
