@@ -16,9 +16,9 @@ use crate::digest::{AccountState, MailboxState};
 
 /// Whether `name` may be below `parent`.
 pub(super) fn is_below(name: &str, parent: &str) -> bool {
-    name.strip_prefix(parent).and_then(|rest| rest.chars().next()).is_some_and(|sign| {
-        !sign.is_alphanumeric() && !matches!(sign, ' ' | '-' | '_')
-    })
+    name.strip_prefix(parent)
+        .and_then(|rest| rest.chars().next())
+        .is_some_and(|sign| !sign.is_alphanumeric() && !matches!(sign, ' ' | '-' | '_'))
 }
 
 /// Where a mailbox waits until its name is free.
@@ -61,12 +61,7 @@ fn is_simple(have: &str, want: &str, wrong: &BTreeMap<MailboxGuid, (&str, &str)>
 }
 
 /// The mailboxes that cannot stay, those deepest down first.
-fn doomed(
-    target: &AccountState,
-    current: &AccountState,
-    live: &Live,
-    wanted: &BTreeMap<&str, MailboxGuid>,
-) -> Vec<Op> {
+fn doomed(target: &AccountState, current: &AccountState, live: &Live, wanted: &BTreeMap<&str, MailboxGuid>) -> Vec<Op> {
     let is_doomed = |guid: &MailboxGuid, have: &MailboxState| {
         let owner = wanted.get(have.name.as_str()).filter(|owner| *owner != guid);
         match target.mailboxes.get(guid) {
@@ -107,6 +102,10 @@ fn by_way_of_aside(
     };
     while let Some(guid) = next(&names) {
         ops.push(move_to(&mut names, guid, &aside(guid)));
+    }
+    // Names without mail went along with those above them: the next round sees where they are.
+    if !ops.is_empty() && !held.is_empty() {
+        return ops;
     }
     let in_the_way = |name: &str| held.iter().any(|held| name == *held || is_below(name, held));
     for name in current.directories.iter().rev().filter(|name| in_the_way(name)) {
