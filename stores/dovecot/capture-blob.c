@@ -101,6 +101,10 @@ bool us_blob_capture(const struct us_mailbox *mbox, struct mail *mail, unsigned 
         us_gap(mbox->account, "setting `understudy_spool` is not set; bodies are not replicated");
         return FALSE;
     }
+    /* An sdbox asserts that the file of a message that is being saved is there when it is read back. Its commit fails
+       all the same. */
+    if (mail->saving && strcmp(mail->box->storage->name, "sdbox") == 0 && compat_moved_away(mail->box))
+        return FALSE;
     mail_storage_last_error_push(mail->box->storage);
     hasher = us_blob_hasher_new();
     if (mail_get_stream_because(mail, NULL, NULL, "understudy", &input) < 0 || hasher == NULL) {

@@ -24,6 +24,8 @@
 #include "sdbox-storage.h"
 #include "mdbox-storage.h"
 
+#include <sys/stat.h>
+
 /* A setting of `plugin { }`; NULL when it is not set. 2.4 has no `plugin` block: settings_get there. */
 static inline const char *compat_setting(struct mail_user *user, const char *key)
 {
@@ -78,6 +80,20 @@ static inline bool compat_dbox_guid(struct mailbox *box, guid_128_t guid_r)
         mail_index_view_close(&view);
     }
     return !guid_128_is_empty(guid_r);
+}
+
+/* Whether the mailbox's folder has been renamed or deleted since it was opened: its index log is not at its path any
+ * more, nor is it the one before (a log is rotated by renaming it). */
+static inline bool compat_moved_away(struct mailbox *box)
+{
+    struct mail_transaction_log *log = box->index == NULL ? NULL : box->index->log;
+    struct stat st;
+
+    if (log == NULL || log->head == NULL || MAIL_TRANSACTION_LOG_FILE_IN_MEMORY(log->head))
+        return FALSE;
+    if (stat(log->head->filepath, &st) == 0 && st.st_ino == log->head->st_ino)
+        return FALSE;
+    return stat(t_strconcat(log->head->filepath, ".2", NULL), &st) < 0 || st.st_ino != log->head->st_ino;
 }
 
 static inline const char *compat_service_name(struct mail_user *user)
