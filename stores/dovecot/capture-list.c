@@ -11,23 +11,35 @@
 #include "mail-namespace.h"
 #include "mailbox-list-private.h"
 
+/* 1: a mailbox, with its GUID; 0: none that can be opened; -1: not known. The list of mailboxes may go on naming a
+ * mailbox, and telling its GUID, that was deleted while others were below it: only opening it tells. */
+static int us_named_guid(struct mailbox *box, const char *name, guid_128_t guid_r)
+{
+    struct mailbox *named = mailbox_alloc(box->list, name, MAILBOX_FLAG_READONLY | MAILBOX_FLAG_IGNORE_ACLS);
+    struct us_mailbox *mbox = US_MAILBOX_CONTEXT(named);
+    int ret;
+
+    guid_128_empty(guid_r);
+    mail_storage_last_error_push(box->storage);
+    if (mailbox_open(named) < 0) {
+        ret = mailbox_get_last_mail_error(named) == MAIL_ERROR_NOTFOUND ? 0 : -1;
+    } else if (mbox == NULL || !us_mailbox_guid(named, mbox)) {
+        ret = -1;
+    } else {
+        guid_128_copy(guid_r, mbox->guid);
+        ret = 1;
+    }
+    mailbox_free(&named);
+    mail_storage_last_error_pop(box->storage);
+    return ret;
+}
+
 bool us_same_as_named(struct mailbox *box, const guid_128_t guid)
 {
-    struct mailbox *named;
-    struct mailbox_metadata metadata;
-    bool found, same;
+    guid_128_t now;
 
-    named = mailbox_alloc(box->list, box->vname, MAILBOX_FLAG_IGNORE_ACLS | (box->flags & MAILBOX_FLAG_DELETE_UNSAFE));
-    found = mailbox_get_metadata(named, MAILBOX_METADATA_GUID, &metadata) == 0;
-    if (!found && guid_128_is_empty(guid))
-        same = TRUE;
-    else if (!found)
-        /* Only when it is certain that it is not there. */
-        same = mailbox_get_last_mail_error(named) != MAIL_ERROR_NOTFOUND;
-    else
-        same = guid_128_equals(metadata.guid, guid);
-    mailbox_free(&named);
-    return same;
+    /* What is not known for certain is left to Dovecot. */
+    return us_named_guid(box, box->vname, now) < 0 || guid_128_equals(now, guid);
 }
 
 bool us_has_directories(struct mailbox *box, const struct us_mailbox *mbox)
@@ -39,13 +51,16 @@ static void us_name_publish(struct mailbox *box, struct us_mailbox *mbox, const 
 {
     enum mailbox_existence exists;
     struct mailbox *named;
-    guid_128_t zeros;
+    guid_128_t zeros, guid;
     struct op op;
     int ret;
 
     named = mailbox_alloc(box->list, name, MAILBOX_FLAG_IGNORE_ACLS);
     mailbox_skip_create_name_restrictions(named, TRUE);
     ret = mailbox_is_any_inbox(named) ? 0 : mailbox_exists(named, FALSE, &exists);
+    if (ret == 0 && !mailbox_is_any_inbox(named) && exists == MAILBOX_EXISTENCE_SELECT &&
+        us_named_guid(box, name, guid) == 0)
+        exists = MAILBOX_EXISTENCE_NOSELECT;
     if (ret < 0) {
         us_gap(mbox->account, "a name cannot be looked up");
     } else if (mailbox_is_any_inbox(named) || exists == MAILBOX_EXISTENCE_SELECT) {

@@ -8,6 +8,8 @@
 #include "replay.h"
 
 #include "mail-namespace.h"
+#include "mailbox-list-private.h"
+#include "unlink-directory.h"
 
 static struct mailbox *box_alloc(struct mail_namespace *ns, const char *name)
 {
@@ -94,6 +96,23 @@ static bool is_there(struct mailbox *box)
     return error != MAIL_ERROR_NOTFOUND;
 }
 
+/* What somebody who had a deleted Maildir open left in its place: a folder that is no mailbox, and that no mailbox can be
+ * made in. It holds no other mailboxes in a layout of one folder each. */
+static bool clear_remains(struct mailbox *box)
+{
+    const char *path, *error;
+
+    if (strcmp(mailbox_get_storage(box)->name, "maildir") != 0 || mailbox_is_any_inbox(box) ||
+        strcmp(mailbox_get_namespace(box)->list->name, MAILBOX_LIST_NAME_MAILDIRPLUSPLUS) != 0 ||
+        mailbox_get_path_to(box, MAILBOX_LIST_PATH_TYPE_MAILBOX, &path) <= 0)
+        return FALSE;
+    if (unlink_directory(path, UNLINK_DIRECTORY_FLAG_RMDIR, &error) < 0) {
+        i_warning("what is left of a deleted mailbox cannot be removed: %s", error);
+        return FALSE;
+    }
+    return TRUE;
+}
+
 /* Creates or adopts under this name. */
 static bool make(struct mailbox **box, const struct mailbox_update *update, struct replay_result *result)
 {
@@ -111,6 +130,9 @@ static bool make(struct mailbox **box, const struct mailbox_update *update, stru
             return FALSE;
         }
         /* Maildir's INBOX, and a mailbox that came to be in between. */
+        mailbox_close(*box);
+        if (!is_there(*box) && clear_remains(*box) && mailbox_create(*box, update, FALSE) == 0)
+            return TRUE;
         mailbox_close(*box);
     }
     return adopt(box, update, result);
@@ -273,6 +295,27 @@ static void rename_directory(struct replay_apply *ap, const struct us_op *op, st
         replay_set(result, REPLAY_NO_MAILBOX, "neither the old nor the new name exists");
 }
 
+/* The place of an identity, after a look whether it still is there: a session that worked on this store by itself, or
+ * another process of this service, may have moved it since the names were read. */
+static struct replay_place *place_seen(struct replay_apply *ap, const guid_128_t guid)
+{
+    struct replay_place *place = place_of(ap, guid);
+    struct mailbox_metadata metadata;
+    struct mailbox *box;
+    bool there;
+
+    if (place == NULL || ap->places_fresh)
+        return place;
+    box = box_alloc(place->ns, place->name);
+    there = mailbox_get_metadata(box, MAILBOX_METADATA_GUID, &metadata) == 0 && guid_128_equals(metadata.guid, guid);
+    mailbox_free(&box);
+    if (there)
+        return place;
+    replay_places_read(ap->user);
+    ap->places_fresh = TRUE;
+    return replay_place_find(ap->user, guid);
+}
+
 static void rename_to(struct replay_apply *ap, const struct us_op *op, struct replay_result *result)
 {
     struct replay_place *place;
@@ -281,7 +324,7 @@ static void rename_to(struct replay_apply *ap, const struct us_op *op, struct re
         rename_directory(ap, op, result);
         return;
     }
-    place = place_of(ap, op->mailbox);
+    place = place_seen(ap, op->mailbox);
     if (place == NULL)
         replay_set(result, REPLAY_NO_MAILBOX, "no mailbox of this GUID");
     else if (strcmp(place->name, op->name) == 0)

@@ -300,6 +300,18 @@ static void put_mailbox(struct dump *dump, struct mailbox *box, const guid_128_t
     (void)put(dump, &op);
 }
 
+static void put_directory(struct dump *dump, const char *name)
+{
+    struct op op;
+
+    if (!guid_128_is_empty(dump->request->only))
+        return;
+    op_begin(&op, OP_MAILBOX_CREATED);
+    op_put_text(&op, OP_TAG_MAILBOX_NAME, name, OP_NAME_BYTES_MAX);
+    op_put_u32(&op, OP_TAG_DIRECTORY, 1);
+    (void)put(dump, &op);
+}
+
 static void dump_open(struct dump *dump, struct mailbox *box)
 {
     const struct replay_dump_request *request = dump->request;
@@ -308,7 +320,9 @@ static void dump_open(struct dump *dump, struct mailbox *box)
 
     if (mailbox_open(box) < 0 || mailbox_get_metadata(box, MAILBOX_METADATA_GUID, &metadata) < 0 ||
         mailbox_sync(box, 0) < 0) {
-        (void)storage_failed(dump, mailbox_get_storage(box), "mailbox cannot be opened");
+        /* The list goes on naming a mailbox that was deleted while others were below it. */
+        if (!storage_failed(dump, mailbox_get_storage(box), "mailbox cannot be opened"))
+            put_directory(dump, mailbox_get_vname(box));
         return;
     }
     if (!guid_128_is_empty(request->only) && !guid_128_equals(request->only, metadata.guid))
@@ -327,15 +341,9 @@ static void dump_open(struct dump *dump, struct mailbox *box)
 static void dump_box(struct dump *dump, const struct listed *listed)
 {
     struct mailbox *box;
-    struct op op;
 
     if (listed->directory) {
-        if (!guid_128_is_empty(dump->request->only))
-            return;
-        op_begin(&op, OP_MAILBOX_CREATED);
-        op_put_text(&op, OP_TAG_MAILBOX_NAME, listed->name, OP_NAME_BYTES_MAX);
-        op_put_u32(&op, OP_TAG_DIRECTORY, 1);
-        (void)put(dump, &op);
+        put_directory(dump, listed->name);
         return;
     }
     box = mailbox_alloc(listed->ns->list, listed->name, MAILBOX_FLAG_IGNORE_ACLS);
