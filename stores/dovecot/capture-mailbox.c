@@ -344,8 +344,9 @@ static int us_set_subscribed(struct mailbox *box, bool set)
     return ret;
 }
 
-/* Tells the identity of a Maildir that nobody has put a message into: no other operation would carry it. An sdbox or
- * mdbox tells it when it is created. */
+/* Tells the identity of a mailbox that nobody has put a message into: no other operation would carry it. A Maildir has
+ * no UIDVALIDITY when it is created; and a session that opens an sdbox or mdbox while another one creates it may give
+ * it a UIDVALIDITY of its own after that has been told. */
 static int us_sync_deinit(struct mailbox_sync_context *ctx, struct mailbox_sync_status *status_r)
 {
     struct mailbox *box = ctx->box;
@@ -446,8 +447,7 @@ void us_mailbox_allocated(struct mailbox *box)
         v->delete_box = us_delete_box;
         v->rename_box = us_rename_box;
         v->sync_init = us_sync_init;
-        if (us_is_maildir(box))
-            v->sync_deinit = us_sync_deinit;
+        v->sync_deinit = us_sync_deinit;
         v->attribute_set = us_attribute_set;
         us_txn_override(v);
         us_save_override(v);
