@@ -278,12 +278,9 @@ static int us_rename_box(struct mailbox *src, struct mailbox *dest)
     if (!capture)
         return ret;
     if (ret < 0) {
-        enum mail_error error;
-
         /* Folders above the new name are made first, and stay (seen with sdbox: RENAME of what is not there). */
-        (void)mailbox_get_last_error(src, &error);
-        if (strchr(dest->name, mailbox_list_get_hierarchy_sep(dest->list)) != NULL && error != MAIL_ERROR_EXISTS)
-            us_gap(from->account, "a rename failed, perhaps half way");
+        if (to != NULL && to->account == from->account && us_has_directories(dest, to))
+            us_directories_publish(dest, to);
         us_change_failed(src, from->account, &intent);
         return ret;
     }
