@@ -4,12 +4,13 @@
 //! in the same directory, in turns. What can hurt: a bare write that also pays for the file's growth; its file is
 //! allocated and written before. Refuses: judging them.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use understudy_agent::clock;
@@ -150,39 +151,44 @@ fn answered(journal: &Journal) -> Result<()> {
     }
 }
 
-/// What one turn of a backend gives.
-#[derive(Default)]
-struct Turns {
+/// A journal on one backend, and what its runs gave.
+struct Way {
+    journal: Journal,
+    stream: Stream,
     one: Vec<Run>,
     many: Vec<Run>,
     bytes_per_second: Vec<f64>,
     frames_per_write: Vec<f64>,
 }
 
-impl Turns {
-    fn turn(&mut self, directory: &Path, io_backend: IoBackend, rounds: usize) -> Result<()> {
+impl Way {
+    fn open(directory: &Path, io_backend: IoBackend) -> Result<Self> {
         let (node, cluster) = (NodeId::new(1).context("node 1")?, ClusterId(1));
-        let path = directory.join("journal");
-        let config = JournalConfig { io_backend, free_bytes_min: 0, ..JournalConfig::new(path.clone(), cluster, node) };
+        let path = directory.join(format!("{io_backend:?}"));
+        let config = JournalConfig { io_backend, free_bytes_min: 0, ..JournalConfig::new(path, cluster, node) };
         let (journal, _) = Journal::open(config, clock::mono())?;
-        let mut stream = Stream::new(cluster, node);
-        let mut samples = Vec::with_capacity(rounds);
-        let begun = now_ns();
-        for _ in 0..rounds {
-            let frame = stream.next()?;
-            let start = now_ns();
-            journal.append(frame, Token(0))?;
-            answered(&journal)?;
-            samples.push(now_ns() - start);
-        }
-        // The rate counts the sealing too; nothing else runs meanwhile.
-        self.one.push(Run::of(samples, 1, now_ns() - begun));
-        let frames = (0..rounds * 16).map(|_| stream.next()).collect::<Result<Vec<Frame>>>()?;
+        let stream = Stream::new(cluster, node);
+        let (one, many, bytes_per_second, frames_per_write) = Default::default();
+        Ok(Self { journal, stream, one, many, bytes_per_second, frames_per_write })
+    }
+
+    /// One frame, until it is durable, in nanoseconds; without its sealing.
+    fn once(&mut self) -> Result<u64> {
+        let frame = self.stream.next()?;
+        let start = now_ns();
+        self.journal.append(frame, Token(0))?;
+        answered(&self.journal)?;
+        Ok(now_ns() - start)
+    }
+
+    /// `count` frames, [`WAITING`] of them waiting at any time.
+    fn run(&mut self, count: usize) -> Result<()> {
+        let frames = (0..count).map(|_| self.stream.next()).collect::<Result<Vec<Frame>>>()?;
         let bytes: usize = frames.iter().map(|frame| frame.bytes().len()).sum();
-        let (count, before) = (frames.len(), journal.stats());
-        let (mut begins, mut samples) = (std::collections::VecDeque::new(), Vec::with_capacity(count));
-        let mut take = |begins: &mut std::collections::VecDeque<u64>| -> Result<()> {
-            answered(&journal)?;
+        let before = self.journal.stats();
+        let (mut begins, mut samples) = (VecDeque::new(), Vec::with_capacity(count));
+        let mut take = |begins: &mut VecDeque<u64>| -> Result<()> {
+            answered(&self.journal)?;
             let start = begins.pop_front().context("an answer too many")?;
             samples.push(now_ns() - start);
             Ok(())
@@ -193,16 +199,13 @@ impl Turns {
                 take(&mut begins)?;
             }
             begins.push_back(now_ns());
-            journal.append(frame, Token(0))?;
+            self.journal.append(frame, Token(0))?;
         }
         while !begins.is_empty() {
             take(&mut begins)?;
         }
         let elapsed_ns = now_ns() - begun;
-        let after = journal.stats();
-        drop(journal);
-        std::fs::remove_dir_all(&path)?;
-        ensure!(samples.len() == count, "an answer is missing");
+        let after = self.journal.stats();
         self.many.push(Run::of(samples, 1, elapsed_ns));
         self.bytes_per_second.push(bytes as f64 * 1e9 / elapsed_ns as f64);
         self.frames_per_write.push(count as f64 / (after.writes - before.writes).max(1) as f64);
@@ -224,23 +227,34 @@ fn measure(args: &Args) -> Result<Report> {
     let directory =
         tempfile::Builder::new().prefix("bench-journal-").tempdir_in(&place).context("no directory to measure in")?;
     let directory = directory.path();
-    let (rounds, turns) = if args.quick { (50, 1) } else { (1_000, 5) };
+    let (rounds, turns) = if args.quick { (50, 1) } else { (500, 7) };
     let refused = understudy_agent::journal::io_uring_available().err().map(|refusal| refusal.to_string());
-    let (mut fdatasync, mut uring, mut plain) = (Vec::new(), Turns::default(), Turns::default());
     let mut bare = Bare::new(directory, rounds)?;
-    bare.once()?;
+    let mut uring = if refused.is_none() { Some(Way::open(directory, IoBackend::IoUring)?) } else { None };
+    let mut plain = Way::open(directory, IoBackend::Plain)?;
+    let mut fdatasync = Vec::new();
     for _ in 0..turns {
-        let samples = (0..rounds).map(|_| bare.once()).collect::<Result<Vec<u64>>>()?;
-        fdatasync.push(Run::of_samples(samples));
-        if refused.is_none() {
-            uring.turn(directory, IoBackend::IoUring, rounds)?;
+        // One of each after the other: what else the machine does then meets all alike.
+        let (mut page, mut by_uring, mut by_plain) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            page.push(bare.once()?);
+            if let Some(uring) = &mut uring {
+                by_uring.push(uring.once()?);
+            }
+            by_plain.push(plain.once()?);
         }
-        plain.turn(directory, IoBackend::Plain, rounds)?;
+        fdatasync.push(Run::of_samples(page));
+        plain.one.push(Run::of_samples(by_plain));
+        plain.run(rounds * 16)?;
+        if let Some(uring) = &mut uring {
+            uring.one.push(Run::of_samples(by_uring));
+            uring.run(rounds * 16)?;
+        }
     }
     let p50 = |run: &Run| run.p50_ns;
     let mut rows = vec![Row::of("fdatasync of 4 KiB, bare", &fdatasync)];
     let (mut ratios, mut bandwidth) = (Vec::new(), Vec::new());
-    if refused.is_none() {
+    if let Some(uring) = &uring {
         rows.push(Row::of("a frame durable, io_uring, window 1", &uring.one));
         rows.push(Row::of("frames durable, io_uring, window 256", &uring.many));
         ratios.push(Ratio::of("io_uring, window 1, over fdatasync, p50", &uring.one, &fdatasync, p50));
