@@ -43,6 +43,8 @@ impl GroupApplier {
             LastSnapshot::Complete { begin, number } => {
                 let run: Run = run.into_iter().skip(begin).collect();
                 let since_seq = run[0].0;
+                // What came while the snapshot was read may be in it.
+                self.again_until = self.again_until.max(self.applied);
                 match self.converge(account, number, &run, tools)? {
                     Some(parked) => self.park(account, Parked { since_seq, ..parked }, tools),
                     None => self.apply_and_release(account, run, tools)?,

@@ -271,3 +271,22 @@ fn a_store_that_has_no_room_for_a_moment_is_tried_again() {
     bench.run();
     bench.assert_equal("the user was made");
 }
+
+#[test]
+fn a_mailbox_that_is_deleted_later_is_made_and_renamed_first() {
+    let mut bench = Bench::new();
+    bench.create(INBOX, "INBOX");
+    bench.run();
+    bench.events.clear();
+    bench.ops_in_frame = 3;
+    bench.create(WORK, "a");
+    let renamed = Op::MailboxRenamed { guid: WORK, old_name: "a".into(), new_name: "b".into() };
+    let kind = renamed.kind();
+    bench.does(renamed);
+    bench.does(Op::MailboxDeleted { guid: WORK, name: "b".into() });
+    bench.run();
+    // With it the store moves the mailboxes below, which stay.
+    let count = ApplyEvent::Count { kind, status: Status::Applied, count: 1 };
+    assert!(bench.events.contains(&count), "{:?}", bench.events);
+    bench.assert_equal("made, renamed and deleted in one frame");
+}
