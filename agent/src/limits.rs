@@ -39,6 +39,9 @@ pub const PARK_RETRY_MS_MAX: u64 = 5_000;
 pub const BODY_GRACE_MS: u64 = 2_000;
 /// Longest wait for a snapshot that was asked for, in milliseconds. Past it, it is asked for again.
 pub const RESYNC_ASK_MS: u64 = 10_000;
+/// After a snapshot that did not make an account equal, the next one is asked for after twice this, in milliseconds,
+/// then four times, up to 64 times.
+pub const SNAPSHOT_RETRY_MS: u64 = 500;
 /// Bytes of frames that an apply worker reads at once.
 pub const APPLY_READ_BYTES: usize = 1 << 20;
 /// Operations that are sent to the store at once. More go in several requests.

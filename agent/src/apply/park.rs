@@ -9,7 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::MonoNs;
-use crate::limits::{BODY_ASK_MS, BODY_GRACE_MS, PARK_RETRY_MS_MAX, PARK_RETRY_MS_MIN, RESYNC_ASK_MS};
+use crate::limits::{
+    BODY_ASK_MS, BODY_GRACE_MS, PARK_RETRY_MS_MAX, PARK_RETRY_MS_MIN, RESYNC_ASK_MS, SNAPSHOT_RETRY_MS,
+};
 
 /// Why an account waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,8 @@ pub struct Parked {
 struct Waiting {
     parked: Parked,
     attempts: u32,
+    /// Snapshots that came and did not help.
+    failed: u32,
     since: MonoNs,
     next_try: MonoNs,
     /// When a body that stays away was asked for last.
@@ -56,7 +60,7 @@ impl Lot {
     /// Takes back what was kept on disk.
     #[must_use]
     pub fn restore(kept: impl IntoIterator<Item = (String, Parked)>, now: MonoNs) -> Self {
-        let waiting = |parked| Waiting { parked, attempts: 0, since: now, next_try: now, asked: now };
+        let waiting = |parked| Waiting { parked, attempts: 0, failed: 0, since: now, next_try: now, asked: now };
         Self { accounts: kept.into_iter().map(|(account, parked)| (account, waiting(parked))).collect() }
     }
 
@@ -72,11 +76,19 @@ impl Lot {
                 waiting.parked.detail = parked.detail;
             }
             Some(waiting) => {
-                *waiting =
-                    Waiting { parked, attempts: 0, since: waiting.since, next_try: now.after(retry), asked: now };
+                // A snapshot is dear: the next one is asked for after growing waits (seen: four a second, for ever).
+                let of_no_use = matches!(
+                    (&waiting.parked.reason, &parked.reason),
+                    (Reason::Snapshot { .. }, Reason::NeedsSnapshot { .. })
+                );
+                let failed = waiting.failed + u32::from(of_no_use);
+                let wait_ms = if of_no_use { SNAPSHOT_RETRY_MS << failed.min(6) } else { PARK_RETRY_MS_MIN };
+                let next_try = now.after(Duration::from_millis(wait_ms));
+                *waiting = Waiting { parked, attempts: 0, failed, since: waiting.since, next_try, asked: now };
             }
             None => {
-                let waiting = Waiting { parked, attempts: 0, since: now, next_try: now.after(retry), asked: now };
+                let waiting =
+                    Waiting { parked, attempts: 0, failed: 0, since: now, next_try: now.after(retry), asked: now };
                 self.accounts.insert(account.to_owned(), waiting);
             }
         }
@@ -212,6 +224,22 @@ mod tests {
         let damaged = Parked { reason: Reason::Body { blob: "b".into(), damaged: true }, ..body(5) };
         lot.park("v", damaged, ms(0));
         assert!(lot.is_quarantined("v", ms(0)), "damage does not pass by itself");
+    }
+
+    #[test]
+    fn a_snapshot_that_did_not_help_is_asked_for_again_after_growing_waits() {
+        let mut lot = Lot::default();
+        let needs = || Parked { reason: Reason::NeedsSnapshot { bodies: false }, ..body(7) };
+        lot.park("u", needs(), ms(0));
+        let (mut at, mut waits) = (PARK_RETRY_MS_MIN, Vec::new());
+        for number in 1..4 {
+            lot.park("u", Parked { reason: Reason::Snapshot { number }, ..body(7 + number) }, ms(at));
+            lot.park("u", needs(), ms(at));
+            let asked = (at..at + 100_000).step_by(100).find(|now| !lot.ask(ms(*now)).is_empty()).unwrap();
+            waits.push(asked - at);
+            at = asked;
+        }
+        assert_eq!(waits, [2 * SNAPSHOT_RETRY_MS, 4 * SNAPSHOT_RETRY_MS, 8 * SNAPSHOT_RETRY_MS]);
     }
 
     #[test]
