@@ -5,6 +5,8 @@
  * may rename it in between, and then Dovecot would empty the renamed one and take away the folder of whatever stands
  * at the old name. And in a layout of folders (sdbox, mdbox) a parent without mail appears with the first mailbox under
  * it and may stay or go with the last one, by what lies in it; so its state is told, not what might follow from it.
+ * A Maildir++ moves the mailboxes below a renamed one singly, and leaves those behind whose new name is in use, so it is
+ * told where each of them stands.
  * Refuses: names of other users' mailboxes. */
 #include "capture.h"
 
@@ -45,6 +47,51 @@ bool us_same_as_named(struct mailbox *box, const guid_128_t guid)
 bool us_has_directories(struct mailbox *box, const struct us_mailbox *mbox)
 {
     return mbox->session_user == NULL && strcmp(box->list->name, MAILBOX_LIST_NAME_MAILDIRPLUSPLUS) != 0;
+}
+
+bool us_stands_at(struct mailbox *box, const guid_128_t guid)
+{
+    guid_128_t now;
+
+    return us_named_guid(box, box->vname, now) > 0 && guid_128_equals(now, guid);
+}
+
+void us_below_publish(struct mailbox *box, struct us_mailbox *mbox, const char *other)
+{
+    size_t bytes = strlen(box->vname);
+    char sep = mail_namespace_get_sep(box->list->ns);
+    struct mailbox_list_iterate_context *iter;
+    const struct mailbox_info *info;
+    ARRAY_TYPE(const_string) names;
+    const char *name, *const *at;
+
+    if (mbox->session_user != NULL || strcmp(box->list->name, MAILBOX_LIST_NAME_MAILDIRPLUSPLUS) != 0)
+        return;
+    t_array_init(&names, 16);
+    iter = mailbox_list_iter_init(box->list, t_strdup_printf("%s%c*", box->vname, sep),
+                                  MAILBOX_LIST_ITER_NO_AUTO_BOXES | MAILBOX_LIST_ITER_RETURN_NO_FLAGS);
+    while ((info = mailbox_list_iter_next(iter)) != NULL) {
+        /* A name may hold signs that stand for others in a pattern. */
+        if (strncmp(info->vname, box->vname, bytes) != 0 || info->vname[bytes] != sep)
+            continue;
+        name = t_strdup(info->vname);
+        array_push_back(&names, &name);
+    }
+    if (mailbox_list_iter_deinit(&iter) < 0)
+        us_gap(mbox->account, "the mailboxes below a renamed one cannot be listed");
+    array_foreach(&names, at) T_BEGIN {
+        guid_128_t guid;
+        struct op op;
+
+        if (us_named_guid(box, *at, guid) > 0) {
+            op_begin(&op, OP_MAILBOX_RENAMED);
+            op_put_guid(&op, OP_TAG_MAILBOX_GUID, guid);
+            op_put_text(&op, OP_TAG_OLD_NAME, t_strconcat(other, *at + bytes, NULL), OP_NAME_BYTES_MAX);
+            op_put_text(&op, OP_TAG_MAILBOX_NAME, *at, OP_NAME_BYTES_MAX);
+            us_publish(mbox->account, &op, OP_MAILBOX_RENAMED, NULL, NULL);
+            op_free(&op);
+        }
+    } T_END;
 }
 
 static void us_name_publish(struct mailbox *box, struct us_mailbox *mbox, const char *name)

@@ -281,8 +281,11 @@ static int us_rename_box(struct mailbox *src, struct mailbox *dest)
         /* Folders above the new name are made first, and stay (seen with sdbox: RENAME of what is not there). */
         if (to != NULL && to->account == from->account && us_has_directories(dest, to))
             us_directories_publish(dest, to);
-        us_change_failed(src, from->account, &intent);
-        return ret;
+        /* Also what failed half way may have moved the mailbox itself. */
+        if (!us_is_maildir(src) || guid_128_is_empty(from->guid) || !us_stands_at(dest, from->guid)) {
+            us_change_failed(src, from->account, &intent);
+            return ret;
+        }
     }
     directories = us_has_directories(src, from);
     op_begin(&op, OP_MAILBOX_RENAMED);
@@ -290,12 +293,15 @@ static int us_rename_box(struct mailbox *src, struct mailbox *dest)
     op_put_text(&op, OP_TAG_OLD_NAME, from->name, OP_NAME_BYTES_MAX);
     op_put_text(&op, OP_TAG_MAILBOX_NAME, to == NULL ? dest->vname : to->name, OP_NAME_BYTES_MAX);
     us_put_session(&op, src, from);
-    us_publish(from->account, &op, OP_MAILBOX_RENAMED, directories ? NULL : &intent, &from->deferred);
+    us_publish(from->account, &op, OP_MAILBOX_RENAMED, NULL, &from->deferred);
     op_free(&op);
-    if (directories) {
-        us_directories_publish(src, from);
-        us_intent_end(from->account, &intent);
+    if (us_is_maildir(src) && to != NULL && to->account == from->account) {
+        us_below_publish(dest, from, from->name);
+        us_below_publish(src, from, to->name);
     }
+    if (directories)
+        us_directories_publish(src, from);
+    us_intent_end(from->account, &intent);
     if (to != NULL)
         guid_128_empty(to->guid);
     return ret;

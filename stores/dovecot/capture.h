@@ -98,6 +98,10 @@ void us_put_session(struct op *op, struct mailbox *box, const struct us_mailbox 
 /* capture-list.c; all under the lock of the mailbox list. */
 /* Whether the mailbox's name means the mailbox of this GUID; zeros: none that holds mail. */
 bool us_same_as_named(struct mailbox *box, const guid_128_t guid);
+/* Whether it is certain that the mailbox of this GUID stands at the mailbox's name. */
+bool us_stands_at(struct mailbox *box, const guid_128_t guid);
+/* Tells where the mailboxes below this one stand, of which some may have been below the other name before. */
+void us_below_publish(struct mailbox *box, struct us_mailbox *mbox, const char *other);
 /* Whether names that hold no mail have a state of their own, and it is the account's. */
 bool us_has_directories(struct mailbox *box, const struct us_mailbox *mbox);
 /* Tells whether the mailbox's name and those above it stand without mail or are gone. */

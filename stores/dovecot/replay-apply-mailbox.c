@@ -252,6 +252,10 @@ static void move(struct replay_apply *ap, struct mail_namespace *ns, const char 
     if (clear_target(&dest, result)) {
         if (mailbox_rename(src, dest) < 0) {
             replay_error(mailbox_get_storage(src), "mailbox cannot be renamed", result);
+            /* Some of it may be done, and trying again would take that for all. */
+            if (result->status == REPLAY_TEMPORARY)
+                result->status = REPLAY_CONFLICT;
+            replay_places_clear(ap->user);
         } else {
             replay_set(result, REPLAY_APPLIED, "");
             if (to_ns == ns)
@@ -331,6 +335,14 @@ static void rename_to(struct replay_apply *ap, const struct us_op *op, struct re
         replay_set(result, REPLAY_ALREADY, "");
     else
         move(ap, place->ns, t_strdup(place->name), op->name, result);
+    if (result->status != REPLAY_CONFLICT)
+        return;
+    /* It may stand there all the same, and only what is below it does not: of that its own operations tell. */
+    replay_places_read(ap->user);
+    ap->places_fresh = TRUE;
+    place = replay_place_find(ap->user, op->mailbox);
+    if (place != NULL && strcmp(place->name, op->name) == 0)
+        replay_set(result, REPLAY_APPLIED, "");
 }
 
 static void delete_named(struct replay_apply *ap, struct mail_namespace *ns, const char *name, const guid_128_t guid,

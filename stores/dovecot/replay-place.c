@@ -123,8 +123,9 @@ static void read_one(struct replay_user *user, const struct mailbox_info *info)
     struct mailbox_metadata metadata;
     struct mailbox *box = mailbox_alloc(info->ns->list, info->vname, MAILBOX_FLAG_IGNORE_ACLS);
 
-    /* One that cannot be opened is one that cannot be found: the operation that needs it says so. */
-    if (mailbox_get_metadata(box, MAILBOX_METADATA_GUID, &metadata) == 0)
+    /* One that cannot be opened is one that cannot be found: the operation that needs it says so. The list of mailboxes
+       may tell the GUID of one that is not there any more, so it is opened. */
+    if (mailbox_open(box) == 0 && mailbox_get_metadata(box, MAILBOX_METADATA_GUID, &metadata) == 0)
         replay_place_set(user, metadata.guid, info->ns, info->vname);
     mailbox_free(&box);
 }
