@@ -5,8 +5,8 @@
  * may rename it in between, and then Dovecot would empty the renamed one and take away the folder of whatever stands
  * at the old name. And in a layout of folders (sdbox, mdbox) a parent without mail appears with the first mailbox under
  * it and may stay or go with the last one, by what lies in it; so its state is told, not what might follow from it.
- * A Maildir++ moves the mailboxes below a renamed one singly, and leaves those behind whose new name is in use, so it is
- * told where each of them stands.
+ * A Maildir++ moves the mailboxes below a renamed one singly, and leaves those behind whose new name is in use, so it
+ * is told where each of them stands.
  * Refuses: names of other users' mailboxes. */
 #include "capture.h"
 

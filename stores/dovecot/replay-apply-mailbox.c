@@ -96,8 +96,8 @@ static bool is_there(struct mailbox *box)
     return error != MAIL_ERROR_NOTFOUND;
 }
 
-/* What somebody who had a deleted Maildir open left in its place: a folder that is no mailbox, and that no mailbox can be
- * made in. It holds no other mailboxes in a layout of one folder each. */
+/* What somebody who had a deleted Maildir open left in its place: a folder that is no mailbox, and that no mailbox can
+ * be made in. It holds no other mailboxes in a layout of one folder each. */
 static bool clear_remains(struct mailbox *box)
 {
     const char *path, *error;
@@ -311,7 +311,8 @@ static struct replay_place *place_seen(struct replay_apply *ap, const guid_128_t
     if (place == NULL || ap->places_fresh)
         return place;
     box = box_alloc(place->ns, place->name);
-    there = mailbox_get_metadata(box, MAILBOX_METADATA_GUID, &metadata) == 0 && guid_128_equals(metadata.guid, guid);
+    there = mailbox_open(box) == 0 && mailbox_get_metadata(box, MAILBOX_METADATA_GUID, &metadata) == 0 &&
+            guid_128_equals(metadata.guid, guid);
     mailbox_free(&box);
     if (there)
         return place;
@@ -351,8 +352,13 @@ static void delete_named(struct replay_apply *ap, struct mail_namespace *ns, con
     struct mailbox *box = box_alloc(ns, name);
     struct mailbox_metadata metadata;
     enum mail_error error;
+    bool moved;
 
-    if (mailbox_get_metadata(box, MAILBOX_METADATA_GUID, &metadata) == 0 && !guid_128_equals(metadata.guid, guid)) {
+    /* Opened, because the list of mailboxes may tell the GUID of one that stood there before. */
+    moved = mailbox_open(box) == 0 && mailbox_get_metadata(box, MAILBOX_METADATA_GUID, &metadata) == 0 &&
+            !guid_128_equals(metadata.guid, guid);
+    mailbox_close(box);
+    if (moved) {
         /* Moved by somebody else since the names were read. */
         replay_place_remove(ap->user, guid);
         replay_set(result, REPLAY_TEMPORARY, "mailbox has moved");

@@ -1,8 +1,9 @@
 /* INBOX made anew: it cannot be deleted; in a Maildir it is the account's root folder.
  *
  * Owns: of a Maildir, emptying it and taking away the files that hold its identity, counters and log, so that the next
- * operation gives it the origin's; of an sdbox or mdbox, giving it another name and deleting it under that. What can hurt: a user who has it open: Dovecot tells the session that UIDVALIDITY changed
- * and ends it, as after every such change; a replica has no users. Refuses: every other mailbox. */
+ * operation gives it the origin's; of an sdbox or mdbox, giving it another name and deleting it under that.
+ * What can hurt: a user who has it open: Dovecot tells the session that UIDVALIDITY changed and ends it, as after every
+ * such change; a replica has no users. Refuses: every other mailbox. */
 
 #include "replay.h"
 
