@@ -4,7 +4,7 @@
 //! the cursor is applied again, so each account's coming removals are foreseen before its operations are applied.
 //! Refuses: a position that goes back, and advancing past an operation that is neither applied nor parked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use understudy_types::id::{GroupId, Sequence};
@@ -124,6 +124,10 @@ pub struct GroupApplier {
     pub(super) again_until: u64,
     /// Last operation that was read for an attempt.
     read_until: u64,
+    /// Parked accounts whose snapshot is complete, as far as is known.
+    complete: BTreeSet<String>,
+    /// The applied position that was told last.
+    told: u64,
 }
 
 impl GroupApplier {
@@ -134,8 +138,10 @@ impl GroupApplier {
     pub fn open(group: GroupId, tools: &mut Tools<'_>) -> Result<Self, ApplyError> {
         let (applied, parked) = tools.cursors.load(group)?;
         let lot = Lot::restore(parked, tools.now);
-        let mut this =
-            Self {
+        // The end of a snapshot may stand before the cursor, if the agent or the store died while it was brought about.
+        let waits = |parked: &Parked| matches!(parked.reason, Reason::Snapshot { .. });
+        let complete = lot.iter().filter(|(_, parked)| waits(parked)).map(|(account, _)| account.to_owned()).collect();
+        let mut this = Self {
             group,
             applied,
             lot,
@@ -144,6 +150,8 @@ impl GroupApplier {
             durable_at: tools.now,
             again_until: applied,
             read_until: applied,
+            complete,
+            told: applied,
         };
         let mut from = applied.saturating_sub(APPLY_REMEMBER_OPS) + 1;
         loop {
@@ -215,12 +223,14 @@ impl GroupApplier {
         for account in self.lot.due(tools.now) {
             self.catch_up(&account, tools)?;
         }
+        self.look_again(tools)?;
         for (account, bodies) in self.lot.ask(tools.now) {
             (tools.report)(ApplyEvent::Ask { group: self.group, account, bodies });
         }
         let frames = tools.frames.read(self.group, Sequence(self.applied + 1), APPLY_READ_BYTES)?;
         let Some(last) = frames.last().map(|frame| frame.last_sequence().0) else {
             self.flush(tools, false)?;
+            self.tell(tools);
             return Ok(false);
         };
         self.read_until = last;
@@ -238,21 +248,37 @@ impl GroupApplier {
                 run.push((seq, op));
             }
         }
-        let mut finished = Vec::new();
         for account in order {
             if self.take(&account, runs.remove(&account).unwrap_or_default(), tools)? {
-                finished.push(account);
+                self.complete.insert(account);
             }
         }
         assert!(last >= self.applied, "rule 1: the applied position never goes back");
         self.applied = last;
         self.update.applied = Some(last);
-        for account in finished {
-            self.catch_up(&account, tools)?;
-        }
+        self.look_again(tools)?;
         self.flush(tools, false)?;
-        (tools.report)(ApplyEvent::Applied { group: self.group, seq: self.applied });
+        self.tell(tools);
         Ok(true)
+    }
+
+    /// Accounts whose snapshot is complete, or was perhaps complete when the agent died. One that the store's death
+    /// interrupts stays on the list.
+    fn look_again(&mut self, tools: &mut Tools<'_>) -> Result<(), ApplyError> {
+        while let Some(account) = self.complete.first().cloned() {
+            self.catch_up(&account, tools)?;
+            self.complete.remove(&account);
+        }
+        Ok(())
+    }
+
+    /// Tells the applied position, once. An attempt that failed after the position moved is followed by one that finds
+    /// no frames; without this the active would never hear of it.
+    fn tell(&mut self, tools: &mut Tools<'_>) {
+        if self.told != self.applied {
+            self.told = self.applied;
+            (tools.report)(ApplyEvent::Applied { group: self.group, seq: self.applied });
+        }
     }
 
     /// Takes an account's operations of one step. `true` when a snapshot of it became complete.
