@@ -11,6 +11,7 @@ use understudy_types::id::{GroupId, Sequence};
 use understudy_types::op::{Mailbox, Op};
 
 use super::cursor::{CursorError, Cursors, Update};
+use super::describe::describe;
 use super::filter::{Filter, Verdict};
 use super::park::{Lot, Parked, Reason};
 use crate::blob::BlobError;
@@ -309,8 +310,8 @@ impl GroupApplier {
     /// Applies operations of an account in order; parks it at the first that cannot be applied, and is `false` then.
     pub(super) fn apply_live(&mut self, account: &str, run: Run, tools: &mut Tools<'_>) -> Result<bool, ApplyError> {
         for (seq, op) in run.iter().filter_map(|(seq, op)| Some((seq, op.as_ref().ok()?))) {
-            // A mailbox is made although it is deleted later: with its renames it moves others that stay (seen: children
-            // left under the old name). Only what was done before is not done again.
+            // A mailbox is made although it is deleted later: with its renames it moves others that stay (seen:
+            // children left under the old name). Only what was done before is not done again.
             if *seq <= self.again_until || !matches!(op, Op::MailboxDeleted { .. }) {
                 self.filter(account).foresee(op);
             }
@@ -580,24 +581,4 @@ pub(super) fn opened(codec: &mut FrameCodec, frame: &Frame) -> Result<Vec<Opened
         (seq.0, entry.account.to_owned(), Op::decode(entry.op).map_err(|error| error.to_string()))
     };
     Ok(opened.entries().map(one).collect())
-}
-
-/// Kind, mailbox and UID, for people.
-pub(super) fn describe(op: &Op) -> String {
-    let kind = Op::kind_name(op.kind());
-    match op {
-        Op::MessageSaved { message, .. } | Op::MessageCopied { message, .. } => {
-            format!("{kind} uid {} in `{}` ({})", message.uid, message.mailbox_name, message.mailbox)
-        }
-        Op::MessageExpunged { mailbox, uid, .. } | Op::FlagsSet { mailbox, uid, .. } => {
-            format!("{kind} uid {uid} in {mailbox}")
-        }
-        Op::MailboxCreated { mailbox, .. } | Op::MailboxUpdated { mailbox, .. } => format!("{kind} `{}`", mailbox.name),
-        Op::MailboxDeleted { name, .. } | Op::Subscribed { name, .. } | Op::Unsubscribed { name } => {
-            format!("{kind} `{name}`")
-        }
-        Op::MailboxRenamed { old_name, new_name, .. } => format!("{kind} `{old_name}` to `{new_name}`"),
-        Op::AttributeSet { key, .. } => format!("{kind} `{key}`"),
-        _ => kind.to_owned(),
-    }
 }

@@ -7,6 +7,7 @@
 
 pub mod applier;
 pub mod cursor;
+mod describe;
 pub mod filter;
 mod names;
 pub mod park;

@@ -38,11 +38,9 @@ impl Live {
             Op::MessageExpunged { mailbox, uid, .. } => {
                 self.expunged.insert((*mailbox, *uid));
             }
-            Op::MailboxCreated { mailbox, snapshot: 0 } => {
-                // A name without mail has no identity.
-                if mailbox.guid != MailboxGuid::default() {
-                    self.mailboxes.insert(mailbox.guid);
-                }
+            // A name without mail has no identity.
+            Op::MailboxCreated { mailbox, snapshot: 0 } if mailbox.guid != MailboxGuid::default() => {
+                self.mailboxes.insert(mailbox.guid);
             }
             Op::MailboxRenamed { guid, .. } => {
                 self.renamed.insert(*guid);

@@ -10,7 +10,8 @@ use std::collections::HashSet;
 use understudy_types::id::MailboxGuid;
 use understudy_types::op::Op;
 
-use super::applier::{ApplyError, GroupApplier, Run, Tools, apply_counted, describe, is_fine, opened, read_at};
+use super::applier::{ApplyError, GroupApplier, Run, Tools, apply_counted, is_fine, opened, read_at};
+use super::describe::describe;
 use super::park::{Parked, Reason};
 use super::plan::{Live, plan};
 use crate::digest::{AccountState, first_difference};
@@ -174,8 +175,8 @@ impl GroupApplier {
 /// How a plan went.
 enum Followed {
     Done,
-    /// The store did not take an operation of this mailbox. The next plan starts from what the store has then, and makes
-    /// the mailbox anew.
+    /// The store did not take an operation of this mailbox. The next plan starts from what the store has then, and
+    /// makes the mailbox anew.
     Refused(Option<MailboxGuid>, String),
     /// The account must wait.
     Wait(Parked),

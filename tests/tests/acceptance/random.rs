@@ -54,8 +54,8 @@ fn random_operations_on_messages_end_equal_mdbox() {
     random_operations("mdbox", false);
 }
 
-/// Open: after many renames and deletions of nested mailboxes, one without messages is sometimes on one node only, until
-/// the background comparison finds it.
+/// Open: after many renames and deletions of nested mailboxes, one without messages is sometimes on one node only,
+/// until the background comparison finds it.
 #[test]
 #[ignore = "long, and finds an open difference of mailboxes without messages"]
 fn random_operations_with_folders_end_equal_maildir() {
@@ -63,8 +63,8 @@ fn random_operations_with_folders_end_equal_maildir() {
     random_operations("maildir", true);
 }
 
-/// Open: after many renames and deletions of nested mailboxes, one without messages is sometimes on one node only, until
-/// the background comparison finds it.
+/// Open: after many renames and deletions of nested mailboxes, one without messages is sometimes on one node only,
+/// until the background comparison finds it.
 #[test]
 #[ignore = "long, and finds an open difference of mailboxes without messages"]
 fn random_operations_with_folders_end_equal_sdbox() {
@@ -72,8 +72,8 @@ fn random_operations_with_folders_end_equal_sdbox() {
     random_operations("sdbox", true);
 }
 
-/// Open: after many renames and deletions of nested mailboxes, one without messages is sometimes on one node only, until
-/// the background comparison finds it.
+/// Open: after many renames and deletions of nested mailboxes, one without messages is sometimes on one node only,
+/// until the background comparison finds it.
 #[test]
 #[ignore = "long, and finds an open difference of mailboxes without messages"]
 fn random_operations_with_folders_end_equal_mdbox() {

@@ -21,14 +21,15 @@ fn same_messages(format: &str) {
     let args = ["--format", format, "--level", "local"];
     let trial = Trial::up(&format!("same_messages_{format}"), 2, &args, &[]).expect("comes up");
     // Open: with Maildir one flag of one message sometimes differs at first (2 of 20 comparisons, some 5,000 changes
-    // each); the background comparison finds it. Not yet known is whether Dovecot takes an older value from a file name.
+    // each); the background comparison finds it. Not yet known is whether Dovecot takes an older value from a file
+    // name.
     let result = run(&trial, Duration::from_secs(if format == "maildir" { 60 } else { 0 }));
     trial.end(result);
 }
 
 fn run(trial: &Trial, repair: Duration) -> Result<()> {
-    // Dovecot makes INBOX on the first login; sessions of an account that do so at the same time may lose one with mdbox
-    // (it ends a process that meets a deadlock on the list's index).
+    // Dovecot makes INBOX on the first login; sessions of an account that do so at the same time may lose one with
+    // mdbox (it ends a process that meets a deadlock on the list's index).
     trial.state().accounts.iter().try_for_each(|account| trial.state().read(account, &account.active).map(drop))?;
     let rounds = if is_long() { 10 } else { 2 };
     for round in 0..rounds {

@@ -14,8 +14,8 @@ use understudy_tests::mesh::{Account, Mesh, State};
 
 use crate::worker::{Tally, Worker};
 
-/// A mesh that is not level after so long without traffic has failed. Generous: a killed process may leave the lock file of
-/// a Maildir behind, which Dovecot takes for stale after two minutes.
+/// A mesh that is not level after so long without traffic has failed. Generous: a killed process may leave the lock
+/// file of a Maildir behind, which Dovecot takes for stale after two minutes.
 const SETTLE_WAIT: Duration = Duration::from_secs(240);
 /// Lines of a node's logs that a failed test shows.
 const LOG_LINES: usize = 60;
