@@ -17,6 +17,11 @@ fn concurrent_saves_are_published_in_uid_order() {
     let dovecot = start(&FORMATS);
     let tap = Tap::start(dovecot.dir(), Policy::default());
     for format in FORMATS {
+        // Open: sessions that make INBOX at the same moment can meet a deadlock on Dovecot's list index (dbox), which
+        // ends them. Whether Dovecot does so without the plugin is not known; this test is about the order of saves.
+        let mut first = dovecot.imap(format).expect("login");
+        first.command("EXAMINE INBOX").expect("INBOX is made");
+        first.logout();
         std::thread::scope(|scope| {
             for writer in 0..6 {
                 let dovecot = &dovecot;
