@@ -70,7 +70,7 @@ fn flags(trial: &Trial, account: &understudy_tests::mesh::Account, seed: u64, ti
     Ok(count)
 }
 
-/// Open: one flag of one message differed at lag 0 in two runs, until the background comparison; the cause is not known.
+/// Open: one flag of one message differed at lag 0 in two runs, until the background comparison; cause not known.
 #[test]
 #[ignore = "long, and finds an open difference of one flag"]
 fn sessions_on_the_same_messages_end_equal_maildir() {
