@@ -360,6 +360,7 @@ static int us_sync_deinit(struct mailbox_sync_context *ctx, struct mailbox_sync_
     int ret;
 
     ret = mbox->module_ctx.super.sync_deinit(ctx, status_r);
+    us_found_publish(box, mbox);
     if (ret < 0 || mbox->identity_sent || mbox->account == NULL || box->view == NULL)
         return ret;
     hdr = mail_index_get_header(box->view);
@@ -389,6 +390,7 @@ static void us_free(struct mailbox *box)
     struct us_mailbox *mbox = US_MAILBOX_CONTEXT(box);
 
     us_mailbox_wait_deferred(mbox);
+    us_index_freed(mbox);
     mbox->module_ctx.super.free(box);
     us_account_unref(&mbox->account);
 }
@@ -403,6 +405,8 @@ void us_mailbox_opened(struct mailbox *box)
     /* Without it Dovecot does not keep a modseq per message. */
     if (us_account_admit(mbox->account, &why) == US_ADMIT_CAPTURE)
         (void)mailbox_enable(box, MAILBOX_FEATURE_CONDSTORE);
+    if (us_is_maildir(box))
+        us_index_opened(box, mbox);
 }
 
 /* The name as the owner sees it: a shared namespace puts its prefix before it. The owner's own prefix is not

@@ -70,10 +70,12 @@ void understudy_plugin_init(struct module *module)
 {
     notify_ctx = notify_register(&us_notify_vfuncs);
     mail_storage_hooks_add(module, &us_hooks);
+    us_index_init();
 }
 
 void understudy_plugin_deinit(void)
 {
+    us_index_deinit();
     mail_storage_hooks_remove(&us_hooks);
     compat_notify_unregister(&notify_ctx);
     us_ring_shutdown();

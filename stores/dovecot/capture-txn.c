@@ -39,7 +39,9 @@ us_transaction_begin(struct mailbox *box, enum mailbox_transaction_flags flags, 
 
     /* Otherwise a delivery may leave the UID to whoever syncs next. */
     flags |= MAILBOX_TRANSACTION_FLAG_ASSIGN_UIDS;
+    us_index_session_transaction(TRUE);
     t = mbox->module_ctx.super.transaction_begin(box, flags, reason);
+    us_index_session_transaction(FALSE);
     if (t == NULL)
         return NULL;
     pool = pool_alloconly_create("understudy transaction", 1024);
@@ -54,13 +56,15 @@ us_transaction_begin(struct mailbox *box, enum mailbox_transaction_flags flags, 
     return t;
 }
 
-static void us_publish_flags(struct us_txn *txn, struct us_mailbox *mbox, bool last)
+/* The state of these messages as the index has it now. `txn`: closed by the last one, or NULL. */
+static void us_publish_flags(struct mailbox *box, struct us_mailbox *mbox, const ARRAY_TYPE(seq_range) *uids,
+                             struct us_txn *txn)
 {
-    struct mail_index *index = txn->box->index;
+    struct mail_index *index = box->index;
     const ARRAY_TYPE(keywords) *names;
     struct mail_index_view *view;
     struct seq_range_iter iter;
-    unsigned int n = 0, count = seq_range_count(&txn->flag_uids);
+    unsigned int n = 0, count = seq_range_count(uids);
     uint32_t uid, seq;
 
     if (index == NULL || mail_index_refresh(index) < 0) {
@@ -69,7 +73,7 @@ static void us_publish_flags(struct us_txn *txn, struct us_mailbox *mbox, bool l
     }
     view = mail_index_view_open(index);
     names = mail_index_get_keywords(index);
-    seq_range_array_iter_init(&iter, &txn->flag_uids);
+    seq_range_array_iter_init(&iter, uids);
     while (seq_range_array_iter_nth(&iter, n++, &uid)) T_BEGIN {
         struct op op;
 
@@ -91,9 +95,9 @@ static void us_publish_flags(struct us_txn *txn, struct us_mailbox *mbox, bool l
                     op_put_keyword(&op, *array_idx(names, at));
             }
             op_put_u64(&op, OP_TAG_MODSEQ, mail_index_modseq_lookup(view, seq));
-            us_put_session(&op, txn->box, mbox);
-            us_publish(mbox->account, &op, OP_FLAGS_SET, last && n == count ? &txn->intent : NULL,
-                       last && n == count ? &txn->wait : NULL);
+            us_put_session(&op, box, mbox);
+            us_publish(mbox->account, &op, OP_FLAGS_SET, txn != NULL && n == count ? &txn->intent : NULL,
+                       txn != NULL && n == count ? &txn->wait : NULL);
             op_free(&op);
         }
     } T_END;
@@ -130,9 +134,27 @@ static void us_txn_publish(struct us_txn *txn, struct us_mailbox *mbox)
     if (array_count(&txn->attributes) > 0)
         us_attributes_publish(txn, mbox, !expunges && !flags);
     if (flags)
-        us_publish_flags(txn, mbox, !expunges);
+        us_publish_flags(txn->box, mbox, &txn->flag_uids, expunges ? NULL : txn);
     if (expunges)
         us_publish_expunges(txn, mbox);
+}
+
+void us_found_publish(struct mailbox *box, struct us_mailbox *mbox)
+{
+    const char *why;
+
+    if (mbox->box == NULL || (!mbox->found_messages && array_count(&mbox->found_flag_uids) == 0))
+        return;
+    if (us_account_admit(mbox->account, &why) != US_ADMIT_SKIP) {
+        if (mbox->found_messages)
+            us_gap(mbox->account, "messages were put into a Maildir past Dovecot");
+        if (!us_mailbox_guid(box, mbox))
+            us_gap(mbox->account, "a mailbox has no GUID");
+        else if (array_count(&mbox->found_flag_uids) > 0)
+            us_publish_flags(box, mbox, &mbox->found_flag_uids, NULL);
+    }
+    mbox->found_messages = FALSE;
+    array_clear(&mbox->found_flag_uids);
 }
 
 static int us_transaction_refuse(struct mailbox_transaction_context *t, struct us_mailbox *mbox, const char *why)
@@ -153,6 +175,8 @@ static int us_transaction_commit(struct mailbox_transaction_context *t,
     const char *why = "";
     int ret;
 
+    if (txn != NULL)
+        us_index_flag_uids(t->itrans, &txn->flag_uids);
     if (txn == NULL || !us_txn_has_changes(txn)) {
         ret = mbox->module_ctx.super.transaction_commit(t, changes_r);
         us_txn_free(&txn);
@@ -245,31 +269,11 @@ static void us_notify_expunge(void *_txn, struct mail *mail)
     mail->lookup_abort = old_abort;
 }
 
-/* Also for a flag that each user of a shared mailbox has for himself: it raises the message's modseq for all, and
- * what is published is the state that all see, without it. */
-static void us_notify_flags(void *_txn, struct mail *mail, enum mail_flags old_flags ATTR_UNUSED)
-{
-    struct us_txn *txn = _txn;
-
-    if (txn != NULL && mail->uid != 0)
-        (void)seq_range_array_add(&txn->flag_uids, mail->uid);
-}
-
-static void us_notify_keywords(void *_txn, struct mail *mail, const char *const *old_keywords ATTR_UNUSED)
-{
-    struct us_txn *txn = _txn;
-
-    if (txn != NULL && mail->uid != 0)
-        (void)seq_range_array_add(&txn->flag_uids, mail->uid);
-}
-
 const struct notify_vfuncs us_notify_vfuncs = {
     .mail_transaction_begin = us_notify_transaction_begin,
     .mail_save = us_notify_save,
     .mail_copy = us_notify_copy,
     .mail_expunge = us_notify_expunge,
-    .mail_update_flags = us_notify_flags,
-    .mail_update_keywords = us_notify_keywords,
 };
 
 void us_txn_override(struct mailbox_vfuncs *v)

@@ -31,6 +31,11 @@ struct us_mailbox {
     guid_128_t guid;            /* zeros: not known yet */
     bool identity_sent;
     struct us_wait deferred; /* acknowledgement of a change that was made under the list lock */
+    /* What a synchronisation found changed, while the mailbox is open. */
+    struct us_mailbox *next_opened;
+    struct mailbox *box; /* NULL: not watched */
+    ARRAY_TYPE(seq_range) found_flag_uids;
+    bool found_messages;
 };
 
 /* One saved or copied message, in the order of Dovecot's list of new UIDs. */
@@ -107,9 +112,22 @@ bool us_has_directories(struct mailbox *box, const struct us_mailbox *mbox);
 /* Tells whether the mailbox's name and those above it stand without mail or are gone. */
 void us_directories_publish(struct mailbox *box, struct us_mailbox *mbox);
 
+/* capture-index.c */
+void us_index_init(void);
+void us_index_deinit(void);
+/* A Maildir's index is watched from here to there. */
+void us_index_opened(struct mailbox *box, struct us_mailbox *mbox);
+void us_index_freed(struct us_mailbox *mbox);
+/* Whether the index transactions that begin now are a session's, which are published on their own. */
+void us_index_session_transaction(bool begins);
+/* Adds the messages to which the transaction writes flags or keywords, before it is committed. */
+void us_index_flag_uids(struct mail_index_transaction *t, ARRAY_TYPE(seq_range) *uids);
+
 /* capture-txn.c: notify callbacks and overrides of a mailbox's transactions. */
 extern const struct notify_vfuncs us_notify_vfuncs;
 void us_txn_override(struct mailbox_vfuncs *v);
+/* Publishes what a synchronisation found changed. */
+void us_found_publish(struct mailbox *box, struct us_mailbox *mbox);
 
 /* capture-save.c: overrides of saving and copying, and publication of what was saved. */
 void us_save_override(struct mailbox_vfuncs *v);

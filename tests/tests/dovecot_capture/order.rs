@@ -117,3 +117,55 @@ fn creation_by_several_sessions_at_once_tells_one_identity() {
         assert_eq!(published.difference(&stored), None, "{format}");
     }
 }
+
+/// A session whose view is older than the store changes the store all the same, though nothing changes in its view.
+#[test]
+fn a_change_made_in_an_old_view_is_published() {
+    if skipped("a_change_made_in_an_old_view_is_published") {
+        return;
+    }
+    let dovecot = start(&FORMATS);
+    let tap = Tap::start(dovecot.dir(), Policy::default());
+    for format in FORMATS {
+        let mut first = dovecot.imap(format).expect("login");
+        first.append("INBOX", "(kept)", &message("looked at by two", 1)).expect("append");
+        first.command("SELECT INBOX").expect("select");
+        let mut second = dovecot.imap(format).expect("login");
+        second.command("SELECT INBOX").expect("select");
+        first.command("STORE 1 +FLAGS.SILENT (\\Seen \\Flagged)").expect("store");
+        second.command("STORE 1 -FLAGS.SILENT (\\Seen)").expect("store");
+        first.command("STORE 1 -FLAGS.SILENT (kept)").expect("store");
+        second.command("STORE 1 +FLAGS.SILENT (kept)").expect("store");
+        first.logout();
+        second.logout();
+        tap.settle();
+        let (published, stored) = (Account::of(&tap.ops(format)), Account::stored(&dovecot, format));
+        assert_eq!(published.difference(&stored), None, "{format}");
+    }
+}
+
+/// What an administrator or another program does to the files of a Maildir is found by the next look into it.
+#[test]
+fn flags_changed_in_the_files_of_a_maildir_are_published() {
+    if skipped("flags_changed_in_the_files_of_a_maildir_are_published") {
+        return;
+    }
+    let dovecot = start(&["maildir"]);
+    let tap = Tap::start(dovecot.dir(), Policy::default());
+    let mut imap = dovecot.imap("maildir").expect("login");
+    imap.append("INBOX", "(\\Flagged)", &message("renamed", 1)).expect("append");
+    imap.command("SELECT INBOX").expect("select");
+    let folder = dovecot.dir().join("mail/maildir/mail/cur");
+    let file = std::fs::read_dir(folder).expect("a folder").next().expect("the message's file").expect("read").path();
+    let name = file.to_str().expect("text");
+    let (base, _) = name.split_once(":2,").expect("flags in its name");
+    std::thread::sleep(std::time::Duration::from_millis(1100)); // Dovecot tells a folder's changes by its mtime
+    std::fs::rename(&file, format!("{base}:2,S")).expect("renamed");
+    imap.command("NOOP").expect("noop");
+    imap.logout();
+    tap.settle();
+    let (published, stored) = (Account::of(&tap.ops("maildir")), Account::stored(&dovecot, "maildir"));
+    assert_eq!(published.difference(&stored), None);
+    let state = published.mailboxes.values().next().expect("INBOX").messages[&1].flags.clone();
+    assert!(state.contains("\\Seen") && !state.contains("\\Flagged"), "{state:?}");
+}
