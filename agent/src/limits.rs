@@ -23,6 +23,10 @@ pub const S3_CONNECT_MS_MAX: u64 = 3_000;
 pub const S3_REQUEST_MS_MAX: u64 = 120_000;
 /// Retries of a request within the client. Past it the request fails and is tried again later.
 pub const S3_RETRIES_MAX: usize = 2;
+/// For how long a body that was seen whole in S3 is taken for stored without another look, in milliseconds.
+pub const S3_KNOWN_MS_MAX: u64 = 60_000;
+/// Bodies of which that is remembered. Past it all are forgotten, and looked at again.
+pub const S3_KNOWN_MAX: usize = 16_384;
 
 /// Messages of one account whose newest flags a replica remembers. The oldest is forgotten past it.
 pub const FILTER_FLAGS_MAX: usize = 16_384;

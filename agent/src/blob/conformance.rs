@@ -49,6 +49,11 @@ pub fn run(store: &dyn BlobStore, scratch: &Path, tamper: &mut dyn FnMut(BlobId,
     tamper(id, Some(&damaged));
     assert!(matches!(store.get(id, &to), Err(BlobError::Damaged { .. })), "one flipped bit is noticed");
     assert!(!to.exists(), "a damaged body is never handed on");
+    assert!(matches!(store.put(id, &file), Ok(Put::Stored { .. })), "it is replaced by the body that is stored again");
+    store.get(id, &to).expect("whole again");
+    fs::remove_file(&to).expect("remove");
+    tamper(id, Some(&damaged));
+    assert!(store.get(id, &to).is_err());
     tamper(id, Some(&body[..body.len() / 2]));
     assert!(store.get(id, &to).is_err(), "half a body is noticed");
     tamper(id, None);

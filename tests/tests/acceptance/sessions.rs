@@ -70,17 +70,19 @@ fn flags(trial: &Trial, account: &understudy_tests::mesh::Account, seed: u64, ti
     Ok(count)
 }
 
-/// Open: one flag of one message differed at lag 0 in two runs, until the background comparison; cause not known.
 #[test]
-#[ignore = "long, and finds an open difference of one flag"]
 fn sessions_on_the_same_messages_end_equal_maildir() {
     skip_if_lacking!("sessions_on_the_same_messages_end_equal_maildir");
     same_messages("maildir");
 }
 
-/// Open: one keyword of one message differed after some thousand changes (seed 2905577423); the cause is not known.
 #[test]
-#[ignore = "long, and finds an open difference of one keyword"]
+fn sessions_on_the_same_messages_end_equal_sdbox() {
+    skip_if_lacking!("sessions_on_the_same_messages_end_equal_sdbox");
+    same_messages("sdbox");
+}
+
+#[test]
 fn sessions_on_the_same_messages_end_equal_mdbox() {
     skip_if_lacking!("sessions_on_the_same_messages_end_equal_mdbox");
     same_messages("mdbox");
