@@ -14,8 +14,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Every wait of a client ends after this: longer than Dovecot waits for the lock file of a Maildir that a killed process
-/// left behind (two minutes).
+/// Every wait of a client ends after this: longer than Dovecot waits for the lock file of a Maildir that a killed
+/// process left behind (two minutes).
 pub const CLIENT_WAIT: Duration = Duration::from_secs(150);
 
 /// What the contract says of a mesh.

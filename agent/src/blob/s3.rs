@@ -3,8 +3,8 @@
 //! Owns: one object per body, and a small runtime of its own, so that callers stay synchronous. What can hurt: a
 //! server that answers slowly or not at all; every request has a time-out and few retries, because the caller's thread
 //! (an uploader or an apply worker, never the event loop) has other bodies to see to, and tries again by itself. And an
-//! object of the right length may hold the wrong bytes: what was not stored or read whole a moment ago is read before it
-//! is taken for stored, so that the same body for a thousand recipients costs one request, and an export mends damage.
+//! object of the right length may hold the wrong bytes: what was not stored or read whole a moment ago is read before
+//! it is taken for stored, so that one body for a thousand recipients costs one request, and an export mends damage.
 //! Refuses: taking a server that cannot be reached for a body that is missing.
 
 use std::collections::HashMap;
