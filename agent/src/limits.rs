@@ -168,6 +168,9 @@ pub const ASK_MS_MAX: u64 = 30_000;
 pub const REPLY_BYTES_MAX: usize = 512 << 20;
 /// How long the event loop may take to answer a question of a control thread, in milliseconds.
 pub const QUERY_MS_MAX: u64 = 5_000;
+/// How long a status waits until what the ring held when it was asked for is taken, in milliseconds. Past it no account
+/// is told to be equal.
+pub const STATUS_WAIT_MS: u64 = 250;
 /// Events of one kind that wait for the event loop. Past it their senders wait.
 pub const EVENTS_MAX: usize = 8_192;
 /// Events of one kind that the event loop takes before it looks at the others.

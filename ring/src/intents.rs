@@ -76,6 +76,14 @@ impl Intents {
         self.open.len()
     }
 
+    /// Gap buckets of the accounts with an open intent, in order, each once.
+    pub(crate) fn buckets(&self) -> Vec<u16> {
+        let mut buckets: Vec<u16> = self.open.values().map(|open| open.bucket).collect();
+        buckets.sort_unstable();
+        buckets.dedup();
+        buckets
+    }
+
     pub(crate) fn owners(&self) -> impl Iterator<Item = Owner> {
         self.per_owner.keys().copied()
     }

@@ -8,6 +8,7 @@
 
 pub mod view;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -47,8 +48,10 @@ pub enum Captured {
     Compare {
         account: String,
         why: String,
+        /// It is noted in the ring as well, until [`Capture::gaps_done`] is told this bucket.
+        bucket: Option<u16>,
     },
-    /// As [`Captured::Compare`], for every account whose [`gap_bucket`] is one of these.
+    /// As [`Captured::Compare`], for every account whose [`gap_bucket`] is one of these, all noted in the ring.
     CompareBuckets {
         buckets: Vec<u16>,
     },
@@ -59,6 +62,8 @@ pub enum Captured {
     /// Everything before this index has been handed over, and nothing more is there now.
     Idle {
         read_index: u64,
+        /// [`bucket_of`] the accounts with a change under way, which no operation tells of yet; `None` = as before.
+        open: Option<BTreeSet<u16>>,
     },
 }
 
@@ -107,7 +112,7 @@ impl Capture {
             commands,
             thread: None,
         };
-        let state = State { consumer, view, events, orders, release, stats };
+        let state = State { consumer, view, events, orders, release, stats, open: Vec::new(), noted: BTreeMap::new() };
         let thread = std::thread::Builder::new().name("capture".into()).spawn(move || state.run());
         this.thread = Some(thread.map_err(|source| AttachError::Io {
             what: "start a thread for",
@@ -128,7 +133,8 @@ impl Capture {
         self.completer.complete(at, status, &[])
     }
 
-    /// The accounts of these buckets have been compared.
+    /// The accounts of these buckets are compared, or are to be, and the next agent will know; once for each time that
+    /// a bucket was told.
     pub fn gaps_done(&self, buckets: Vec<u16>) {
         // The thread is gone only at shutdown; the buckets then stay pending in the ring, which is right.
         let _ = self.commands.send(Command::GapsDone(buckets));
@@ -139,6 +145,12 @@ impl Capture {
     pub fn policy_changed(&self) {
         let _ = self.commands.send(Command::PolicyChanged);
         self.waker.wake();
+    }
+
+    /// Records that are in the ring and that this agent has not read, when it has read up to `read_index`.
+    #[must_use]
+    pub fn unread(&self, read_index: u64) -> u64 {
+        self.waker.unread(read_index)
     }
 
     /// Counters and fill, at most some moments old.
@@ -171,6 +183,10 @@ struct State {
     orders: Receiver<Command>,
     release: Arc<AtomicCell<u64>>,
     stats: Arc<AtomicCell<ConsumerStats>>,
+    /// Open intents as they were told last.
+    open: Vec<u16>,
+    /// How often each bucket was told and is not answered.
+    noted: BTreeMap<u16, u32>,
 }
 
 impl State {
@@ -179,7 +195,7 @@ impl State {
             self.consumer.release(self.release.load());
             while let Ok(command) = self.orders.try_recv() {
                 match command {
-                    Command::GapsDone(buckets) => self.consumer.gaps_done(&buckets),
+                    Command::GapsDone(buckets) => self.gaps_done(buckets),
                     Command::PolicyChanged => drop(self.consumer.bump_policy_generation()),
                     Command::Stop => return,
                 }
@@ -193,12 +209,16 @@ impl State {
                 }
             }
             let buckets = self.consumer.take_gaps();
+            buckets.iter().for_each(|bucket| self.noted(*bucket));
             self.stats.store(self.consumer.stats());
             if !buckets.is_empty() && self.events.send(Captured::CompareBuckets { buckets }).is_err() {
                 return;
             }
             if taken < CAPTURE_BURST_MAX {
-                if self.events.send(Captured::Idle { read_index: self.consumer.read_index() }).is_err() {
+                let now = self.consumer.open_intents();
+                let open = (now != self.open).then(|| now.iter().copied().collect());
+                self.open = now;
+                if self.events.send(Captured::Idle { read_index: self.consumer.read_index(), open }).is_err() {
                     return;
                 }
                 self.consumer.wait(CAPTURE_WAIT_MS * 1_000_000);
@@ -206,18 +226,38 @@ impl State {
         }
     }
 
+    fn noted(&mut self, bucket: u16) {
+        *self.noted.entry(bucket).or_default() += 1;
+    }
+
+    /// Takes the note out of the ring, unless the bucket was told again meanwhile.
+    fn gaps_done(&mut self, buckets: Vec<u16>) {
+        let noted = &mut self.noted;
+        let mut answered = |bucket: &u16| {
+            let left = noted.get(bucket).map_or(0, |count| count.saturating_sub(1));
+            if left == 0 { noted.remove(bucket) } else { noted.insert(*bucket, left) };
+            left == 0
+        };
+        let done: Vec<u16> = buckets.into_iter().filter(|bucket| answered(bucket)).collect();
+        self.consumer.gaps_done(&done);
+    }
+
     /// `false` when the event loop is gone.
-    fn hand_over(&self, event: Event) -> bool {
+    fn hand_over(&mut self, event: Event) -> bool {
         let captured = match event {
             Event::Record(record) => match self.record(record) {
                 Some(captured) => captured,
                 None => return true,
             },
             Event::Orphaned(intent) => {
-                // Without a name its bucket tells: it is pending in the ring and comes with the next gaps.
-                let Some(account) = intent.account else { return true };
-                let account = String::from_utf8_lossy(&account).into_owned();
-                Captured::Compare { account, why: "a store process died between commit and publication".into() }
+                // Opened while another agent was here: the name is gone, its bucket is known.
+                let bucket = intent.bucket;
+                self.noted(bucket);
+                intent.account.map_or(Captured::CompareBuckets { buckets: vec![bucket] }, |account| {
+                    let account = String::from_utf8_lossy(&account).into_owned();
+                    let why = "a store process died between commit and publication".into();
+                    Captured::Compare { account, why, bucket: Some(bucket) }
+                })
             }
             // Nobody was told that it was published, and a change that was committed had an intent open.
             Event::Abandoned { .. } => return true,
@@ -254,10 +294,10 @@ impl State {
                 })),
                 Err(error) => {
                     self.answer(record.completion, Status::Refused);
-                    Some(Captured::Compare { account, why: format!("a record holds no operation: {error}") })
+                    Some(Captured::Compare { account, why: format!("a record holds no operation: {error}"), bucket: None })
                 }
             },
-            RecordKind::Gap => Some(Captured::Compare { account, why: "the store marked a gap".into() }),
+            RecordKind::Gap => Some(Captured::Compare { account, why: "the store marked a gap".into(), bucket: None }),
             RecordKind::Intent | RecordKind::IntentEnd => None,
         }
     }

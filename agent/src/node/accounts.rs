@@ -1,10 +1,11 @@
-//! Accounts that this node has seen, and those that were copied to their replicas once.
+//! Accounts that this node has seen, those that were copied to their replicas once, and those that owe a snapshot.
 //!
-//! Owns: one redb file with the first copies that are complete. What can hurt: forgetting that an account was copied
-//! costs another copy, which changes nothing; believing that one was copied which was not would leave its old mail on
-//! one node, so the mark is set when the end of the snapshot is durable.
+//! Owns: one redb file with the first copies that are complete, and the debts. What can hurt: forgetting that an account
+//! was copied costs another copy, which changes nothing; believing that one was copied which was not would leave its
+//! old mail on one node, so the mark is set when the end of the snapshot is durable. A debt that is forgotten leaves a
+//! difference that nobody knows of, so it is durable before anything that it repairs is let go of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -14,6 +15,9 @@ use crate::apply::cursor::CursorError;
 
 /// Account, and the replicas that its first copy was made for.
 const COPIED: TableDefinition<'_, &str, &str> = TableDefinition::new("copied-1");
+
+/// Account, and whether the snapshot that it owes is to carry bodies.
+const OWED: TableDefinition<'_, &str, bool> = TableDefinition::new("owed-1");
 
 /// What is known about one account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +33,7 @@ pub(crate) struct Known {
 pub(crate) struct Accounts {
     database: Database,
     known: BTreeMap<String, Known>,
+    owed: BTreeMap<String, bool>,
 }
 
 impl Accounts {
@@ -40,6 +45,7 @@ impl Accounts {
         let database = Database::create(path)?;
         let write = database.begin_write()?;
         write.open_table(COPIED)?;
+        write.open_table(OWED)?;
         write.commit()?;
         let mut known = BTreeMap::new();
         for row in database.begin_read()?.open_table(COPIED)?.iter()? {
@@ -48,7 +54,68 @@ impl Accounts {
             let entry = Known { group, last_seq: 0, copied_for: copied_for.value().to_owned() };
             known.insert(account.value().to_owned(), entry);
         }
-        Ok(Self { database, known })
+        let mut owed = BTreeMap::new();
+        for row in database.begin_read()?.open_table(OWED)?.iter()? {
+            let (account, bodies) = row?;
+            owed.insert(account.value().to_owned(), bodies.value());
+            known.entry(account.value().to_owned()).or_insert_with(|| Known {
+                group: group_of(account.value()),
+                last_seq: 0,
+                copied_for: String::new(),
+            });
+        }
+        Ok(Self { database, known, owed })
+    }
+
+    /// A snapshot is owed by these accounts; durable when this returns.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn owe<'a>(
+        &mut self,
+        accounts: impl IntoIterator<Item = &'a str>,
+        bodies: bool,
+    ) -> Result<(), CursorError> {
+        let owed = &self.owed;
+        let news: BTreeSet<&str> =
+            accounts.into_iter().filter(|account| owed.get(*account).is_none_or(|with| bodies && !with)).collect();
+        if news.is_empty() {
+            return Ok(());
+        }
+        let write = self.database.begin_write()?;
+        {
+            let mut table = write.open_table(OWED)?;
+            for account in &news {
+                table.insert(*account, bodies)?;
+            }
+        }
+        write.commit()?;
+        self.owed.extend(news.into_iter().map(|account| (account.to_owned(), bodies)));
+        Ok(())
+    }
+
+    /// Whether a snapshot is owed.
+    #[must_use]
+    pub(crate) fn owes(&self, account: &str) -> bool {
+        self.owed.contains_key(account)
+    }
+
+    /// Everybody who owes a snapshot, and whether with bodies.
+    pub(crate) fn owed(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.owed.iter().map(|(account, bodies)| (account.as_str(), *bodies))
+    }
+
+    /// Nothing is owed any more.
+    ///
+    /// # Errors
+    /// When the file cannot be written: the snapshot is then made again after a restart.
+    pub(crate) fn settled(&mut self, account: &str) -> Result<(), CursorError> {
+        if self.owed.remove(account).is_some() {
+            let write = self.database.begin_write()?;
+            write.open_table(OWED)?.remove(account)?;
+            write.commit()?;
+        }
+        Ok(())
     }
 
     /// The account's entry; made when it is seen for the first time.
@@ -91,6 +158,26 @@ impl Accounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_owed_outlives_the_agent_until_it_is_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("accounts");
+        {
+            let mut accounts = Accounts::open(&path, |_| GroupId(1)).unwrap();
+            accounts.owe(["a", "b", "c"], false).unwrap();
+            accounts.owe(["b"], true).unwrap();
+            accounts.owe(["b"], false).unwrap();
+            accounts.settled("a").unwrap();
+        }
+        let mut accounts = Accounts::open(&path, |_| GroupId(1)).unwrap();
+        assert_eq!(accounts.owed().collect::<Vec<_>>(), [("b", true), ("c", false)]);
+        assert!(!accounts.owes("a") && accounts.owes("b"));
+        assert!(accounts.get("c").is_some(), "known by what it owes");
+        accounts.settled("b").unwrap();
+        drop(accounts);
+        assert!(!Accounts::open(&path, |_| GroupId(1)).unwrap().owes("b"));
+    }
 
     #[test]
     fn a_complete_copy_is_remembered_and_an_unfinished_one_is_not() {

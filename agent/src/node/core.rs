@@ -15,6 +15,7 @@ use understudy_types::op::Op;
 use super::accounts::Accounts;
 use super::acks::{Acks, Ready, Waiting};
 use super::board::Board;
+use super::debts::{Asked, Unread};
 use super::gauges::seconds;
 use super::query::Query;
 use super::remote::{Answering, Asks};
@@ -24,7 +25,7 @@ use crate::batch::{BatchLimits, GroupBatch};
 use crate::beat::BeatTable;
 use crate::blob::upload::Uploader;
 use crate::capture::view::SharedView;
-use crate::capture::{Capture, Captured, CapturedOp, bucket_of};
+use crate::capture::{Capture, Captured, CapturedOp};
 use crate::clock::{self, MonoNs};
 use crate::config::Config;
 use crate::frame::{BuilderError, Frame, FrameCodec, level_for};
@@ -49,6 +50,8 @@ pub(super) struct Own {
     pub acks: Acks,
     /// Frames on their way to disk.
     pub in_flight: VecDeque<FrameMeta>,
+    /// Last operation that was journaled before this agent started.
+    pub inherited: u64,
     /// Ring index up to which the journal held this ring's records when the agent started.
     pub ring_journaled: Option<u64>,
 }
@@ -106,8 +109,9 @@ pub(super) struct Core {
     pub peer_resync: BTreeMap<(GroupId, NodeId), PeerResync>,
     /// Ends of snapshots that are not durable yet: group, sequence, account.
     pub snapshot_ends: Vec<(GroupId, u64, String)>,
-    /// Ring gaps that are repaired when these accounts' snapshots are durable.
-    pub gap_repairs: Vec<(Vec<u16>, BTreeSet<String>)>,
+    /// Accounts that were changed here and are active elsewhere, until their active is asked.
+    pub foreign_asked: BTreeMap<String, Asked>,
+    pub unread: Unread,
     pub last_snapshot: u64,
     pub gaps_total: u64,
     pub foreign_total: u64,
@@ -125,17 +129,10 @@ impl Core {
         match captured {
             Captured::Op(op) => self.captured_op(op),
             Captured::Opened { account } => self.seen(&account),
-            Captured::Compare { account, why } => {
-                self.gaps_total += 1;
-                self.want_export(&account, false, &why);
-            }
+            Captured::Compare { account, why, bucket } => self.compare(&account, &why, bucket),
             Captured::CompareBuckets { buckets } => self.compare_buckets(buckets),
-            Captured::CompareAll { why } => {
-                let names: Vec<String> = self.accounts.iter().map(|(account, _)| account.to_owned()).collect();
-                self.gaps_total += names.len() as u64;
-                names.iter().for_each(|account| self.want_export(account, false, &why));
-            }
-            Captured::Idle { read_index } => self.ring_read = read_index,
+            Captured::CompareAll { why } => self.compare_all(&why),
+            Captured::Idle { read_index, open } => self.ring_idle(read_index, open),
         }
     }
 
@@ -206,15 +203,15 @@ impl Core {
             let replicated = view.rules.resolve(&op.account).replicate;
             view.placement.group(view.placement.group_of(&op.account)).map(|g| g.active).filter(|_| replicated)
         };
-        let Some(active) = active.filter(|active| *active != self.node) else {
+        if active.is_none_or(|active| active == self.node) {
             self.answer(op.completion.map(|at| (at, RingStatus::Durable)));
             return;
-        };
+        }
         // The store had no agent to ask, or an old answer. The active's state wins; it is asked for.
         self.foreign_total += 1;
         tracing::warn!(account = op.account, "a change was made on a replica; the account is copied from its active");
         self.answer(op.completion.map(|at| (at, RingStatus::Refused)));
-        self.ask_resync(active, &op.account, true);
+        self.ask_active(&op.account);
     }
 
     fn answer(&self, answer: Option<(CompletionRef, RingStatus)>) {
@@ -248,7 +245,7 @@ impl Core {
             Err(error) => {
                 self.metrics.capture_malformed.inc();
                 tracing::error!(account, %error, "an operation cannot be framed; the account is compared");
-                self.queue.want(account, false, "an operation could not be framed");
+                self.want_export(account, false, "an operation could not be framed");
                 None
             }
         }
@@ -272,33 +269,6 @@ impl Core {
         if known.copied_for != replicas && !self.queue.contains(account) && !self.is_ending(account) {
             self.queue.want(account, true, "first copy");
         }
-    }
-
-    fn is_ending(&self, account: &str) -> bool {
-        self.snapshot_ends.iter().any(|(_, _, ending)| ending == account)
-    }
-
-    pub(crate) fn want_export(&mut self, account: &str, bodies: bool, why: &str) {
-        if self.view.read().own_group(account).is_some() {
-            tracing::info!(account, why, bodies, "a snapshot is wanted");
-            self.queue.want(account, bodies, why);
-        }
-    }
-
-    fn compare_buckets(&mut self, buckets: Vec<u16>) {
-        let own = |account: &str| self.view.read().own_group(account).is_some();
-        let hit: BTreeSet<String> = self
-            .accounts
-            .iter()
-            .filter(|(account, _)| buckets.contains(&bucket_of(account)) && own(account))
-            .map(|(account, _)| account.to_owned())
-            .collect();
-        self.gaps_total += hit.len() as u64;
-        tracing::warn!(accounts = hit.len(), "changes were not captured; the accounts concerned are compared");
-        for account in &hit {
-            self.want_export(account, false, "the ring was full or a store process died");
-        }
-        if hit.is_empty() { self.capture.gaps_done(buckets) } else { self.gap_repairs.push((buckets, hit)) }
     }
 
     /// Seals the group's batch and gives it to the journal.
@@ -487,6 +457,7 @@ impl Core {
             }
         }
         self.release_ring();
+        self.answer_statuses();
     }
 
     fn release_ring(&mut self) {
@@ -503,7 +474,7 @@ impl Core {
     /// Answers a question of another thread.
     pub(crate) fn query(&mut self, query: Query) {
         match query {
-            Query::Status { with_accounts, reply } => drop(reply.send(self.status(with_accounts))),
+            Query::Status { with_accounts, reply } => self.status_asked(with_accounts, reply),
             Query::Top { reply } => drop(reply.send(self.top())),
             Query::Account { account, reply } => drop(reply.send(self.position(&account))),
             Query::Ask { peer, kind, body, reply } => self.ask(peer, kind, body, Some(reply)),

@@ -24,14 +24,8 @@ impl Core {
             if let Err(error) = self.accounts.copied(&account, &replicas) {
                 tracing::warn!(account, %error, "cannot remember the first copy; it is made again after a restart");
             }
-            for (_, waiting) in &mut self.gap_repairs {
-                waiting.remove(&account);
-            }
+            self.settle(&account);
         }
-        let (done, open) = std::mem::take(&mut self.gap_repairs).into_iter().partition(|(_, left)| left.is_empty());
-        self.gap_repairs = open;
-        let done: Vec<(Vec<u16>, BTreeSet<String>)> = done;
-        done.into_iter().for_each(|(buckets, _)| self.capture.gaps_done(buckets));
     }
 
     /// Takes what an uploader reports.

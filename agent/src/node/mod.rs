@@ -11,6 +11,7 @@ mod board;
 mod census;
 mod compare;
 mod core;
+mod debts;
 mod exports;
 mod gauges;
 mod peers;
@@ -80,6 +81,7 @@ fn run_loop(core: &mut Core, inbox: &Inbox) {
             next_second = core.now.after(Duration::from_secs(1));
             core.sense();
             core.asks.tick(core.now);
+            core.ask_actives();
             core.ship(ShipEvent::Tick);
         }
         if core.now >= next_retain {

@@ -290,17 +290,16 @@ impl Core {
             at = at.0,
             "resync needed: accounts are copied anew"
         );
-        // If the link is gone, the peer's position is judged again when it is back.
-        let _ = self.transport.send_on(link, &Message::ResyncNeeded { group, epoch, reason });
         let accounts: BTreeSet<String> = self
             .accounts
             .iter()
             .filter(|(_, known)| known.group == group)
             .map(|(account, _)| account.to_owned())
             .collect();
-        for account in &accounts {
-            self.want_export(account, true, "a peer must be brought up to date");
-        }
+        // Noted before the peer begins anew: an agent that died in between would take it for one that has everything.
+        self.want_exports(accounts.iter().map(String::as_str), true, "a peer must be brought up to date");
+        // If the link is gone, the peer's position is judged again when it is back.
+        let _ = self.transport.send_on(link, &Message::ResyncNeeded { group, epoch, reason });
         self.peer_resync
             .insert((group, peer), PeerResync { accounts, until_seq: at.0, after_snapshot: self.last_snapshot });
         ShipEvent::Rebased { peer, group, at }
@@ -385,14 +384,10 @@ impl Core {
         if !view.rules.resolve(account).replicate {
             return None;
         }
-        let own = self.own.get(&group.id);
-        let last = self.accounts.get(account).map_or(0, |known| known.last_seq);
+        let own = self.own.contains_key(&group.id);
         let exporting = self.queue.contains(account);
-        let last_seq = match own {
-            Some(own) if last == 0 => own.batch.captured().0,
-            _ => last,
-        };
+        let last_seq = self.last_seq(account, group.id);
         let (active, replicas) = (group.active, group.replicas.clone());
-        Some(AccountPosition { group: group.id, active, replicas, own: own.is_some(), last_seq, exporting })
+        Some(AccountPosition { group: group.id, active, replicas, own, last_seq, exporting })
     }
 }

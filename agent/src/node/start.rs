@@ -238,6 +238,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
                     batch: GroupBatch::new(cluster, node, group.id, group.epoch, state.tail),
                     journaled: state.tail.sequence.0,
                     told: state.tail.sequence,
+                    inherited: state.tail.sequence.0,
                     replicas: group.replicas.clone(),
                     acked: BTreeMap::new(),
                     acks: Acks::default(),
@@ -345,7 +346,8 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         rebase_next: BTreeSet::new(),
         peer_resync: BTreeMap::new(),
         snapshot_ends: Vec::new(),
-        gap_repairs: Vec::new(),
+        foreign_asked: BTreeMap::new(),
+        unread: super::debts::Unread::default(),
         last_snapshot: 0,
         gaps_total: 0,
         foreign_total: 0,
@@ -362,6 +364,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         view.placement.placed_accounts().map(str::to_owned).chain(view.rules.named_accounts()).collect()
     };
     named.iter().for_each(|account| core.seen(account));
+    core.resume_debts();
     // Sessions that live on ask for their policy anew: rules or placement may have changed while no agent was there.
     core.capture.policy_changed();
     new_ring(&mut core)?;
@@ -398,7 +401,10 @@ fn new_ring(core: &mut Core) -> anyhow::Result<()> {
             accounts = names.len(),
             "the ring is a new one; what the old one held is lost, all accounts are compared"
         );
-        names.iter().for_each(|account| core.want_export(account, false, "the ring is a new one"));
+        anyhow::ensure!(
+            core.want_exports(names.iter().map(String::as_str), false, "the ring is a new one"),
+            "cannot note which accounts are to be compared"
+        );
     }
     crate::durable::write(&path, generation.as_bytes()).context("cannot note the ring's generation")
 }

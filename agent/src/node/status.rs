@@ -1,7 +1,8 @@
 //! What the node tells people: status and the model of `top`.
 //!
 //! Owns: the mapping from the event loop's state to the contract in `control::model`. What can hurt: a lag of 0 for an
-//! account that is not equal; a copy that was not made, a snapshot under way and a parked account all count as behind.
+//! account that is not equal; a copy that was not made or is owed, a snapshot under way, a change in the making, what an
+//! agent before this one captured, and a parked account all count as behind.
 
 use understudy_types::id::{GroupId, NodeId};
 
@@ -14,9 +15,18 @@ use crate::control::model::{
 };
 use crate::ship::Stage;
 
+/// Where an account stands on its active node.
+#[derive(Clone, Copy)]
+struct Stand {
+    /// Last operation that may be the account's.
+    last: u64,
+    owes: bool,
+    changing: bool,
+}
+
 impl Core {
-    /// The whole status.
-    pub(crate) fn status(&self, with_accounts: bool) -> Status {
+    /// The whole status. `unread`: the ring holds what no position counts yet.
+    pub(crate) fn status(&self, with_accounts: bool, unread: bool) -> Status {
         let ring = self.capture.stats();
         let journal = self.journal.stats();
         let wall_ns = clock::wall_ns();
@@ -87,7 +97,7 @@ impl Core {
             },
             groups: self.group_statuses(wall_ns),
             peers: self.peer_statuses(wall_ns),
-            accounts: if with_accounts { self.account_statuses(wall_ns) } else { Vec::new() },
+            accounts: if with_accounts { self.account_statuses(wall_ns, unread) } else { Vec::new() },
             blind: self.probes.signal.as_ref().map(|signal| signal.blind.clone()).unwrap_or_default(),
         }
     }
@@ -175,7 +185,7 @@ impl Core {
             .collect()
     }
 
-    fn account_statuses(&self, wall_ns: u64) -> Vec<AccountStatus> {
+    fn account_statuses(&self, wall_ns: u64, unread: bool) -> Vec<AccountStatus> {
         let view = self.view.read();
         let board = self.board.lock();
         let mut names: std::collections::BTreeSet<String> =
@@ -190,11 +200,14 @@ impl Core {
                 continue;
             }
             let own = self.own.contains_key(&group.id);
-            let replicas = group
-                .replicas
-                .iter()
-                .filter(|_| own)
-                .map(|peer| self.replica_status(&name, group.id, *peer, &replicas_text(&group.replicas), wall_ns));
+            let text = replicas_text(&group.replicas);
+            let stand = Stand {
+                last: self.last_seq(&name, group.id),
+                owes: self.owes(&name, &text),
+                changing: self.is_changing(&name, unread),
+            };
+            let replicas = group.replicas.iter().filter(|_| own);
+            let replicas = replicas.map(|peer| self.replica_status(&name, group.id, *peer, stand, wall_ns)).collect();
             statuses.push(AccountStatus {
                 group: group.id.0,
                 role: if own {
@@ -205,7 +218,7 @@ impl Core {
                     Role::None
                 },
                 active: self.name(group.active),
-                replicas: replicas.collect(),
+                replicas,
                 quarantined: board.parked.get(&name).map(|(_, parked)| parked.detail.clone()),
                 name,
             });
@@ -218,21 +231,16 @@ impl Core {
         account: &str,
         group: GroupId,
         peer: NodeId,
-        replicas: &str,
+        stand: Stand,
         wall_ns: u64,
     ) -> ReplicaStatus {
         let node = self.name(peer);
         let Some(of) = self.shipper.lag(group, peer, wall_ns) else {
             return ReplicaStatus { node, ..ReplicaStatus::default() };
         };
-        let known = self.accounts.get(account);
-        let last = known.map_or(0, |known| known.last_seq);
-        let behind = last.saturating_sub(of.applied.0);
-        let ending = self.snapshot_ends.iter().any(|(_, _, ending)| ending == account);
-        let uncopied = known.is_some_and(|known| known.copied_for != replicas);
-        let resyncing = self.queue.contains(account) || ending || uncopied;
+        let behind = stand.last.saturating_sub(of.applied.0);
         let mut lag = Lag::default();
-        if behind > 0 || resyncing {
+        if behind > 0 || stand.owes || stand.changing {
             lag.operations = behind.max(1);
             lag.bytes = of.bytes;
             lag.seconds = seconds(of.apply_age_ns).max(0.001);
@@ -240,11 +248,11 @@ impl Core {
         let resync = self.peer_resync.get(&(group, peer));
         let state = if of.below_journal || resync.is_some_and(|resync| resync.accounts.contains(account)) {
             ReplicaState::ResyncNeeded
-        } else if resyncing {
+        } else if stand.owes {
             ReplicaState::Resyncing
         } else if of.stage == Stage::Down {
             ReplicaState::Unknown
-        } else if behind > 0 {
+        } else if behind > 0 || stand.changing {
             ReplicaState::Behind
         } else {
             ReplicaState::Equal

@@ -170,6 +170,12 @@ impl<M: Memory> Consumer<M> {
         self.release_absolute
     }
 
+    /// Gap buckets of the accounts with a change under way: an intent is open that was neither closed nor orphaned.
+    #[must_use]
+    pub fn open_intents(&self) -> Vec<u16> {
+        self.intents.buckets()
+    }
+
     /// Counters since this consumer attached, and how full the ring is.
     #[must_use]
     pub fn stats(&self) -> ConsumerStats {
@@ -564,6 +570,12 @@ impl<M: Memory> Clone for Waker<M> {
 }
 
 impl<M: Memory> Waker<M> {
+    /// Records that are claimed and that a consumer which has read up to `read_index` has not read.
+    #[must_use]
+    pub fn unread(&self, read_index: u64) -> u64 {
+        core_of(&*self.memory).head().index().wrapping_sub(read_index) & INDEX_MASK
+    }
+
     /// Ends the sleep that is under way, if any.
     pub fn wake(&self) {
         if self.memory.words().control[word::CONSUMER_SLEEPS].swap(0, Ordering::SeqCst) != 0 {
