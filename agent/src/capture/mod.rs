@@ -235,7 +235,11 @@ impl State {
         let noted = &mut self.noted;
         let mut answered = |bucket: &u16| {
             let left = noted.get(bucket).map_or(0, |count| count.saturating_sub(1));
-            if left == 0 { noted.remove(bucket) } else { noted.insert(*bucket, left) };
+            if left == 0 {
+                noted.remove(bucket)
+            } else {
+                noted.insert(*bucket, left)
+            };
             left == 0
         };
         let done: Vec<u16> = buckets.into_iter().filter(|bucket| answered(bucket)).collect();
@@ -294,7 +298,11 @@ impl State {
                 })),
                 Err(error) => {
                     self.answer(record.completion, Status::Refused);
-                    Some(Captured::Compare { account, why: format!("a record holds no operation: {error}"), bucket: None })
+                    Some(Captured::Compare {
+                        account,
+                        why: format!("a record holds no operation: {error}"),
+                        bucket: None,
+                    })
                 }
             },
             RecordKind::Gap => Some(Captured::Compare { account, why: "the store marked a gap".into(), bucket: None }),

@@ -1,9 +1,9 @@
 //! Accounts that this node has seen, those that were copied to their replicas once, and those that owe a snapshot.
 //!
-//! Owns: one redb file with the first copies that are complete, and the debts. What can hurt: forgetting that an account
-//! was copied costs another copy, which changes nothing; believing that one was copied which was not would leave its
-//! old mail on one node, so the mark is set when the end of the snapshot is durable. A debt that is forgotten leaves a
-//! difference that nobody knows of, so it is durable before anything that it repairs is let go of.
+//! Owns: one redb file with the first copies that are complete, and the debts. What can hurt: forgetting that an
+//! account was copied costs another copy, which changes nothing; believing that one was copied which was not would
+//! leave its old mail on one node, so the mark is set when the end of the snapshot is durable. A debt that is forgotten
+//! leaves a difference that nobody knows of, so it is durable before anything that it repairs is let go of.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

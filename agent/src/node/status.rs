@@ -1,8 +1,8 @@
 //! What the node tells people: status and the model of `top`.
 //!
 //! Owns: the mapping from the event loop's state to the contract in `control::model`. What can hurt: a lag of 0 for an
-//! account that is not equal; a copy that was not made or is owed, a snapshot under way, a change in the making, what an
-//! agent before this one captured, and a parked account all count as behind.
+//! account that is not equal; a copy that was not made or is owed, a snapshot under way, a change in the making, what
+//! an agent before this one captured, and a parked account all count as behind.
 
 use understudy_types::id::{GroupId, NodeId};
 
@@ -226,14 +226,7 @@ impl Core {
         statuses
     }
 
-    fn replica_status(
-        &self,
-        account: &str,
-        group: GroupId,
-        peer: NodeId,
-        stand: Stand,
-        wall_ns: u64,
-    ) -> ReplicaStatus {
+    fn replica_status(&self, account: &str, group: GroupId, peer: NodeId, stand: Stand, wall_ns: u64) -> ReplicaStatus {
         let node = self.name(peer);
         let Some(of) = self.shipper.lag(group, peer, wall_ns) else {
             return ReplicaStatus { node, ..ReplicaStatus::default() };
