@@ -143,9 +143,13 @@ pub const EXPORTS_AT_ONCE: usize = 2;
 /// Wait before a failed export is tried again, in milliseconds. Tries never end; the account is named in `status`.
 pub const EXPORT_RETRY_MS: u64 = 2_000;
 
-/// Longest time without a byte from the store's replay service, in milliseconds. Past it the connection is dropped and
-/// the call fails; the operations are applied again.
+/// Longest time without a byte from the store's replay service while it puts bodies into the spool, in milliseconds.
+/// Past it the connection is dropped and the call fails.
 pub const STORE_TIMEOUT_MS: u64 = 120_000;
+/// As [`STORE_TIMEOUT_MS`], for other requests. Past it the account is set aside for a moment, so that it holds up no
+/// other: a killed process may leave a lock behind that the store respects for two minutes. What the service still
+/// does of the request comes before the next one of the account.
+pub const STORE_ANSWER_MS_MAX: u64 = 5_000;
 /// Operations in one request to the store; the service refuses more than 65,536. Past it they go in several.
 pub const STORE_REQUEST_OPS_MAX: usize = 8_192;
 /// Bytes of operations in one request to the store; the service refuses more than 64 MiB. Past it they go in several.

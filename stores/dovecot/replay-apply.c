@@ -121,6 +121,7 @@ static void check_storage(struct replay_apply *ap, unsigned int index)
         return;
     i_warning("the storage of %s was made anew from its files", ap->user->name);
     replay_apply_settle(ap);
+    ap->rebuilt = TRUE;
     if (result->status <= REPLAY_ALREADY)
         replay_set(result, REPLAY_CONFLICT, "the storage was made anew from its files");
 }
@@ -133,6 +134,9 @@ void replay_apply_all(struct replay_apply *ap)
     for (i = 0; i < ap->count; i++) {
         struct replay_result *result = &ap->items[i].result;
 
+        /* Whoever asked has gone, and a successor may be about to replay the same and what follows it. */
+        if (replay_conn_is_gone(ap->conn))
+            ap->stopped = TRUE;
         if (replay_stopped(ap, result))
             continue;
         if (ap->items[i].valid) T_BEGIN {

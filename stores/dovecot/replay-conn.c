@@ -69,6 +69,15 @@ bool replay_send(struct replay_conn *conn, uint16_t command, uint32_t request, e
     return send_all(conn, head->data, head->used) && send_all(conn, body, size);
 }
 
+bool replay_conn_is_gone(struct replay_conn *conn)
+{
+    char byte;
+
+    if (!conn->broken)
+        conn->broken = recv(conn->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+    return conn->broken;
+}
+
 /* Users stay open for the next connection: opening one costs more than a small batch. */
 static void conn_destroy(struct replay_conn *conn)
 {

@@ -112,10 +112,12 @@ static void do_apply(struct replay_conn *conn, uint32_t request, const unsigned 
     struct replay_result result = { REPLAY_MALFORMED, "APPLY whose lengths do not add up" };
     struct replay_apply ap;
     unsigned int i;
+    int turn = -1;
 
     i_zero(&ap);
+    ap.conn = conn;
     ap.user = current_user(conn, &result);
-    if (ap.user == NULL) {
+    if (ap.user == NULL || !replay_turn_take(ap.user, &turn, &result)) {
         (void)send_result(conn, REPLAY_APPLY, request, &result);
         return;
     }
@@ -142,6 +144,9 @@ static void do_apply(struct replay_conn *conn, uint32_t request, const unsigned 
         (void)replay_send(conn, REPLAY_APPLY, request, REPLAY_APPLIED, out->data, out->used);
         buffer_free(&out);
     }
+    replay_turn_give(&turn);
+    if (ap.rebuilt)
+        replay_user_close(ap.user);
     pool_unref(&ap.pool);
 }
 
@@ -162,6 +167,7 @@ static void do_dump(struct replay_conn *conn, uint32_t request, const unsigned c
     struct dump_sender sender = { conn, request };
     struct replay_dump_request dump;
     struct replay_result result;
+    int turn = -1;
 
     i_zero(&dump);
     if (size != 4 + GUID_128_SIZE) {
@@ -170,13 +176,17 @@ static void do_dump(struct replay_conn *conn, uint32_t request, const unsigned c
         replay_set(&result, REPLAY_MALFORMED, "DUMP with unknown flags");
     } else if ((dump.flags & REPLAY_DUMP_BODIES) != 0 && conn->spool == NULL) {
         replay_set(&result, REPLAY_MALFORMED, "DUMP of bodies without SPOOL before it");
-    } else if ((dump.user = current_user(conn, &result)) != NULL) {
+    } else if ((dump.user = current_user(conn, &result)) != NULL && replay_turn_take(dump.user, &turn, &result)) {
         memcpy(dump.only, body + 4, GUID_128_SIZE);
         dump.spool = (dump.flags & REPLAY_DUMP_BODIES) != 0 ? conn->spool : NULL;
         replay_boxes_forget(dump.user);
         dump.send = dump_send;
         dump.context = &sender;
         replay_dump(&dump, &result);
+        replay_turn_give(&turn);
+        /* What is kept of it may be why: an mdbox was made anew at every look, for as long as its user stayed open. */
+        if (result.status != REPLAY_APPLIED)
+            replay_user_close(dump.user);
     }
     (void)send_result(conn, REPLAY_DUMP, request, &result);
 }

@@ -27,6 +27,8 @@
 #define REPLAY_DUMP_REPLY_BYTES (256u * 1024u)
 #define REPLAY_TEXT_BYTES_MAX 1024u
 #define REPLAY_PATH_BYTES_MAX 4000u
+/* How long a request waits until an earlier one of the same account has ended, in milliseconds. Past it: status 7. */
+#define REPLAY_TURN_MS_MAX 200u
 /* An agent that takes no reply for this long has gone. */
 #define REPLAY_SEND_SECONDS_MAX 120
 
@@ -107,6 +109,13 @@ struct replay_user {
     unsigned int kept_count;
 };
 
+/* replay-turn.c: one request of an account at a time, over all processes of the service. */
+
+/* The descriptor that holds the turn; -1: the account has no folder to hold it by, and goes on without. FALSE: another
+ * request has it. */
+bool replay_turn_take(struct replay_user *user, int *fd_r, struct replay_result *result_r);
+void replay_turn_give(int *fd);
+
 void replay_users_init(struct mail_storage_service_ctx *storage_service);
 void replay_users_deinit(void);
 /* Opens or finds a user and takes on its rights. */
@@ -139,6 +148,7 @@ void replay_set(struct replay_result *result, enum replay_status status, const c
 /* replay-box.c */
 
 struct replay_apply;
+struct replay_conn;
 
 bool replay_box_open(struct replay_apply *ap, struct replay_box *rb, const guid_128_t guid, uint32_t uid_validity,
              struct replay_result *result_r);
@@ -184,6 +194,7 @@ struct replay_run {
 };
 
 struct replay_apply {
+    struct replay_conn *conn;
     struct replay_user *user;
     pool_t pool;
     struct replay_item *items;
@@ -200,6 +211,8 @@ struct replay_apply {
     bool single;
     /* An operation failed: the ones after it are left alone, because a later save would take the UID it needs. */
     bool stopped;
+    /* The storage was made anew from its files: what is kept of the user is closed. */
+    bool rebuilt;
 };
 
 void replay_apply_all(struct replay_apply *ap);
@@ -252,6 +265,8 @@ struct replay_conn {
 
 void replay_conn_create(int fd);
 void replay_conn_destroy_all(void);
+/* Whether the agent has closed it. */
+bool replay_conn_is_gone(struct replay_conn *conn);
 /* Sends one reply; FALSE when the agent has gone. */
 bool replay_send(struct replay_conn *conn, uint16_t command, uint32_t request, enum replay_status status,
                  const void *body, size_t size);

@@ -396,7 +396,15 @@ impl GroupApplier {
     fn send(&mut self, account: &str, batch: &mut Batch, tools: &mut Tools<'_>) -> Result<Option<Parked>, ApplyError> {
         let mut at = 0;
         while at < batch.items.len() {
-            let outcomes = apply_counted(tools, account, &batch.items[at..])?;
+            let outcomes = match apply_counted(tools, account, &batch.items[at..]) {
+                Ok(outcomes) => outcomes,
+                Err(error) => {
+                    let parked = self.gave_up(error)?;
+                    let since_seq = batch.seqs[at];
+                    batch.clear();
+                    return Ok(Some(Parked { since_seq, ..parked }));
+                }
+            };
             let failed = outcomes.iter().position(|outcome| !is_fine(outcome.status));
             let Some(failed) = failed else { break };
             let index = at + failed;
@@ -413,6 +421,19 @@ impl GroupApplier {
         }
         batch.clear();
         Ok(None)
+    }
+
+    /// An error of the store that concerns one account only: it is set aside, and the others go on.
+    pub(super) fn gave_up(&mut self, error: StoreError) -> Result<Parked, ApplyError> {
+        let status = match &error {
+            // What was asked for may yet be done; the next request of the account waits for that.
+            StoreError::TimedOut { .. } => "busy",
+            StoreError::Failed { .. } => "failed",
+            StoreError::UnknownAccount(_) => "unknownuser",
+            _ => return Err(error.into()),
+        };
+        self.again_until = self.again_until.max(self.read_until).max(self.applied);
+        Ok(Parked { since_seq: 0, detail: error.to_string(), reason: Reason::Store { status: status.into() } })
     }
 
     /// What a failure of one operation means: `None` when it is dealt with and the rest may go on.
@@ -435,7 +456,10 @@ impl GroupApplier {
                     Ok(ready) => ready,
                     Err(parked) => return Ok(Some(parked)),
                 };
-                let outcomes = apply_counted(tools, account, std::slice::from_ref(&item))?;
+                let outcomes = match apply_counted(tools, account, std::slice::from_ref(&item)) {
+                    Ok(outcomes) => outcomes,
+                    Err(error) => return self.gave_up(error).map(Some),
+                };
                 match outcomes.first() {
                     Some(again) if !is_fine(again.status) => self.recover(account, &item.op, again, tools),
                     _ => Ok(None),

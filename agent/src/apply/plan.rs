@@ -152,7 +152,9 @@ fn fill(ops: &mut Vec<Op>, guid: MailboxGuid, target: &MailboxState, current: Op
         }
     }
     if current.next_uid < target.next_uid {
-        let next_after_saves = target.messages.keys().next_back().map_or(1, |uid| uid + 1).max(current.next_uid);
+        // Those that are gone meanwhile are not saved: their UIDs are taken all the same.
+        let saved = target.messages.keys().rev().find(|uid| !live.expunged.contains(&(guid, **uid)));
+        let next_after_saves = saved.map_or(1, |uid| uid + 1).max(current.next_uid);
         if next_after_saves < target.next_uid || current.next_uid >= next_after_saves {
             ops.push(Op::MailboxUpdated { mailbox: identity, snapshot: 0 });
         }

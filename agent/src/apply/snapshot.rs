@@ -108,7 +108,9 @@ impl GroupApplier {
         for _ in 0..PLAN_ROUNDS_MAX {
             let mut current = AccountState::default();
             let options = DumpOptions { messages: true, bodies: false };
-            tools.store.dump(account, options, &mut |op| current.add(op))?;
+            if let Err(error) = tools.store.dump(account, options, &mut |op| current.add(op)) {
+                return self.gave_up(error).map(Some);
+            }
             let ops = plan(&target, &current, &live);
             live.anew.clear();
             if ops.is_empty() {
@@ -157,7 +159,10 @@ impl GroupApplier {
                     Err(parked) => return Ok(Followed::Wait(parked)),
                 }
             }
-            let outcomes = apply_counted(tools, account, &items)?;
+            let outcomes = match apply_counted(tools, account, &items) {
+                Ok(outcomes) => outcomes,
+                Err(error) => return self.gave_up(error).map(Followed::Wait),
+            };
             if let Some((item, outcome)) = items.iter().zip(&outcomes).find(|(_, outcome)| !is_fine(outcome.status)) {
                 let detail = format!("{}: {:?} {}", describe(&item.op), outcome.status, outcome.detail);
                 if matches!(outcome.status, crate::store::Status::Temporary | crate::store::Status::UnknownUser) {

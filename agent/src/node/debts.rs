@@ -181,7 +181,7 @@ impl Core {
     }
 
     /// Whether the ring may hold an operation that no position counts yet.
-    fn is_ring_unread(&self) -> bool {
+    pub(super) fn is_ring_unread(&self) -> bool {
         self.unread.idle_at.is_none_or(|index| self.capture.unread(index) > 0)
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct AccountPosition {
     pub own: bool,
     /// Last operation of the account; of its group when the account has had none in this life of the agent.
     pub last_seq: u64,
-    /// A snapshot of the account waits or is under way.
+    /// A snapshot of the account is owed or under way, or a change of it.
     pub exporting: bool,
 }
 

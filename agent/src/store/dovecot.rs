@@ -13,7 +13,7 @@ use std::time::Duration;
 use understudy_types::op::Op;
 
 use super::{ApplyItem, DumpOptions, Outcome, Status, Store, StoreError};
-use crate::limits::{STORE_REQUEST_BYTES, STORE_REQUEST_OPS_MAX, STORE_TIMEOUT_MS};
+use crate::limits::{STORE_ANSWER_MS_MAX, STORE_REQUEST_BYTES, STORE_REQUEST_OPS_MAX, STORE_TIMEOUT_MS};
 
 mod wire;
 
@@ -28,13 +28,16 @@ pub struct DovecotConfig {
     pub spool: Option<PathBuf>,
     /// Longest time without a byte of progress.
     pub timeout: Duration,
+    /// As `timeout`, for a dump that puts bodies into the spool.
+    pub timeout_bodies: Duration,
 }
 
 impl DovecotConfig {
-    /// With the usual time-out.
+    /// With the usual time-outs.
     #[must_use]
     pub fn new(socket: PathBuf, spool: Option<PathBuf>) -> Self {
-        Self { socket, spool, timeout: Duration::from_millis(STORE_TIMEOUT_MS) }
+        let timeout = Duration::from_millis(STORE_ANSWER_MS_MAX);
+        Self { socket, spool, timeout, timeout_bodies: Duration::from_millis(STORE_TIMEOUT_MS) }
     }
 }
 
@@ -158,6 +161,10 @@ impl DovecotStore {
         let flags = u32::from(options.messages || options.bodies) | u32::from(options.bodies) << 1;
         let mut body = flags.to_le_bytes().to_vec();
         body.extend_from_slice(&[0; 16]);
+        if options.bodies {
+            let patience = self.config.timeout_bodies;
+            self.connected()?.set_timeout(patience)?;
+        }
         let mut reply = self.request(command::DUMP, &body)?;
         while reply.status == 0 && !reply.body.is_empty() {
             for raw in wire::runs(&reply.body) {
@@ -165,6 +172,10 @@ impl DovecotStore {
                 sink(op);
             }
             reply = self.more(command::DUMP)?;
+        }
+        if options.bodies {
+            let patience = self.config.timeout;
+            self.connected()?.set_timeout(patience)?;
         }
         if reply.status == 0 { Ok(()) } else { refuse(reply.text()) }
     }

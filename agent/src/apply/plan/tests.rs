@@ -189,3 +189,18 @@ fn a_name_without_mail_goes_when_nothing_is_below_it() {
     let deleted = |name: &str| Op::MailboxDeleted { guid: MailboxGuid::default(), name: name.into() };
     assert_eq!(plan(&target, &current, &Live::default()), [deleted("Old/x"), deleted("Old")]);
 }
+
+#[test]
+fn the_uids_of_messages_that_are_gone_meanwhile_stay_taken() {
+    let guid = MailboxGuid([1; 16]);
+    let mut target = AccountState::default();
+    target.mailboxes.insert(guid, mailbox(0, &[(1, 1, 0), (4, 2, 0)], 0, 1));
+    let mut live = Live::default();
+    live.expunged.insert((guid, 4));
+    let reached = follow(&target, AccountState::default(), &live);
+    let reached = &reached.mailboxes[&guid];
+    assert_eq!((reached.messages.keys().copied().collect::<Vec<_>>(), reached.next_uid), (vec![1], 5));
+    live.expunged.insert((guid, 1));
+    let reached = follow(&target, AccountState::default(), &live);
+    assert_eq!((reached.mailboxes[&guid].messages.len(), reached.mailboxes[&guid].next_uid), (0, 5));
+}

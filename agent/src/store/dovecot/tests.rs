@@ -57,7 +57,7 @@ fn service(
             }
         }
     });
-    (DovecotStore::new(DovecotConfig { socket, spool: None, timeout: TIMEOUT }), thread)
+    (DovecotStore::new(DovecotConfig { socket, spool: None, timeout: TIMEOUT, timeout_bodies: TIMEOUT }), thread)
 }
 
 fn item() -> ApplyItem {

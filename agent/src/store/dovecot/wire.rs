@@ -56,11 +56,17 @@ impl Connection {
     pub(super) fn open(socket: &Path, timeout: Duration) -> Result<Self, StoreError> {
         let unreachable = |source| StoreError::Unreachable { path: socket.to_owned(), source };
         let stream = UnixStream::connect(socket).map_err(unreachable)?;
-        stream.set_read_timeout(Some(timeout)).map_err(unreachable)?;
-        stream.set_write_timeout(Some(timeout)).map_err(unreachable)?;
         let mut connection = Self { stream, timeout, number: 0 };
+        connection.set_timeout(timeout)?;
         connection.hello()?;
         Ok(connection)
+    }
+
+    /// How long to wait for a byte from now on.
+    pub(super) fn set_timeout(&mut self, timeout: Duration) -> Result<(), StoreError> {
+        self.timeout = timeout;
+        self.stream.set_read_timeout(Some(timeout)).map_err(StoreError::Broken)?;
+        self.stream.set_write_timeout(Some(timeout)).map_err(StoreError::Broken)
     }
 
     /// Says hello and gives the store's name and version.
