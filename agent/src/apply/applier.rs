@@ -8,15 +8,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use understudy_types::id::{GroupId, Sequence};
-use understudy_types::op::{Mailbox, Op};
+use understudy_types::op::Op;
 
 use super::cursor::{CursorError, Cursors, Update};
 use super::describe::describe;
 use super::filter::{Filter, Verdict};
 use super::park::{Lot, Parked, Reason};
+use super::request::{Batch, apply_counted, is_fine};
 use crate::blob::BlobError;
 use crate::blob::cache::{Body, BodyCache};
-use crate::clock::{self, MonoNs};
+use crate::clock::MonoNs;
 use crate::frame::{Frame, FrameCodec, FrameError};
 use crate::journal::{JournalReader, ReadError};
 use crate::limits::{APPLY_OPS_MAX, APPLY_READ_BYTES, APPLY_REMEMBER_OPS, CURSOR_DURABLE_MS, FILTER_ACCOUNTS_MAX};
@@ -516,70 +517,6 @@ pub(super) fn read_at(frames: &dyn Frames, group: GroupId, from: u64) -> Result<
         Err(ReadError::Inside { first, .. }) => frames.read(group, first, APPLY_READ_BYTES),
         other => other,
     }
-}
-
-/// Items on their way to the store, with the bodies that must live until they are there.
-#[derive(Default)]
-struct Batch {
-    items: Vec<ApplyItem>,
-    seqs: Vec<u64>,
-    bodies: Vec<Body>,
-    stop: Option<Parked>,
-}
-
-impl Batch {
-    fn push(&mut self, seq: u64, item: ApplyItem, body: Option<Body>) {
-        self.items.push(item);
-        self.seqs.push(seq);
-        self.bodies.extend(body);
-    }
-
-    /// A UID was given to a message that need not be made any more. One operation for a row of them: each would end
-    /// the store's transaction.
-    fn raise(&mut self, seq: u64, mailbox: Mailbox) {
-        if let Some(ApplyItem { op: Op::MailboxUpdated { mailbox: last, .. }, .. }) = self.items.last_mut()
-            && last.guid == mailbox.guid
-            && last.next_uid != 0
-        {
-            last.next_uid = last.next_uid.max(mailbox.next_uid);
-            last.highest_modseq = last.highest_modseq.max(mailbox.highest_modseq);
-            return;
-        }
-        self.push(seq, ApplyItem { op: Op::MailboxUpdated { mailbox, snapshot: 0 }, body_path: None }, None);
-    }
-
-    fn clear(&mut self) {
-        self.items.clear();
-        self.seqs.clear();
-        self.bodies.clear();
-    }
-}
-
-/// Whether the operation is done with.
-pub(super) fn is_fine(status: Status) -> bool {
-    matches!(status, Status::Applied | Status::AlreadySo)
-}
-
-/// Applies and reports the outcomes by kind and status; operations that were not tried are not counted.
-pub(super) fn apply_counted(
-    tools: &mut Tools<'_>,
-    account: &str,
-    items: &[ApplyItem],
-) -> Result<Vec<Outcome>, StoreError> {
-    let before = clock::mono();
-    let outcomes = tools.store.apply(account, items)?;
-    (tools.report)(ApplyEvent::Took { ns: clock::mono().since_ns(before) });
-    if outcomes.len() != items.len() {
-        return Err(StoreError::Protocol(format!("{} outcomes for {} operations", outcomes.len(), items.len())));
-    }
-    let mut counts: HashMap<(u16, Status), u64> = HashMap::new();
-    for (item, outcome) in items.iter().zip(&outcomes).filter(|(_, outcome)| outcome.status != Status::NotTried) {
-        *counts.entry((item.op.kind(), outcome.status)).or_default() += 1;
-    }
-    for ((kind, status), count) in counts {
-        (tools.report)(ApplyEvent::Count { kind, status, count });
-    }
-    Ok(outcomes)
 }
 
 /// Whether a snapshot wrote the operation: it is part of a whole and never applied by itself.

@@ -12,6 +12,7 @@ pub mod filter;
 mod names;
 pub mod park;
 pub mod plan;
+mod request;
 mod snapshot;
 #[cfg(test)]
 mod tests;

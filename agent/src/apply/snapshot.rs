@@ -10,10 +10,11 @@ use std::collections::HashSet;
 use understudy_types::id::MailboxGuid;
 use understudy_types::op::Op;
 
-use super::applier::{ApplyError, GroupApplier, Run, Tools, apply_counted, is_fine, opened, read_at};
+use super::applier::{ApplyError, GroupApplier, Run, Tools, opened, read_at};
 use super::describe::describe;
 use super::park::{Parked, Reason};
 use super::plan::{Live, plan};
+use super::request::{apply_counted, is_fine};
 use crate::digest::{AccountState, first_difference};
 use crate::journal::ReadError;
 use crate::limits::{APPLY_OPS_MAX, PLAN_ROUNDS_MAX};

