@@ -30,7 +30,7 @@ const START_NS_MAX: u64 = 60_000_000_000;
 
 /// Two nodes as configured; whether both run is another matter.
 pub(crate) struct Pair {
-    ports: [u16; 4],
+    ports: [u16; 2],
     authority: CertifiedPem,
     /// What is on disk.
     directory: PathBuf,
@@ -48,9 +48,9 @@ impl Pair {
     /// Writes both nodes' files: journals under `directory`, rings and sockets under `runtime`. Operations of accounts
     /// `l…` are acknowledged when they are durable on node 1, those of accounts `p…` when they are so on node 2 too.
     pub(crate) fn prepare(directory: &Path, runtime: &Path) -> Result<Self> {
-        // Held together, so that they are four; free again when the agents start.
+        // Held together, so that they are two; free again when the agents start.
         let mut held = Vec::new();
-        let mut ports = [0; 4];
+        let mut ports = [0; 2];
         for port in &mut ports {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
             *port = listener.local_addr()?.port();
@@ -96,8 +96,7 @@ impl Pair {
         let runtime = self.runtime(node);
         let (home, blobs, runtime) = (home.display(), blobs.display(), runtime.display());
         let peer = 3 - node;
-        let ports = |node: u16| if node == 1 { (self.ports[0], self.ports[1]) } else { (self.ports[2], self.ports[3]) };
-        let ((listen, beat_listen), (address, beat_address)) = (ports(node), ports(peer));
+        let [listen, address] = [node, peer].map(|node| self.ports[usize::from(node - 1)]);
         format!(
             r#"
 [node]
@@ -113,7 +112,6 @@ master_pid_file = "{home}/no-store.pid"
 free_bytes_min = 0
 [transport]
 listen = "127.0.0.1:{listen}"
-beat_listen = "127.0.0.1:{beat_listen}"
 [transport.tls]
 ca = "{home}/ca.pem"
 cert = "{home}/node.pem"
@@ -141,7 +139,6 @@ level = "peer"
 id = {peer}
 name = "node{peer}"
 address = "127.0.0.1:{address}"
-beat_address = "127.0.0.1:{beat_address}"
 "#
         )
     }

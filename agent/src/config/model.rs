@@ -111,7 +111,6 @@ pub struct Journal {
 #[serde(deny_unknown_fields)]
 pub struct Transport {
     pub listen: String,
-    pub beat_listen: Option<String>,
     pub io_backend: IoBackend,
     /// 0 = no limit.
     pub bytes_per_second_max: u64,
@@ -132,7 +131,6 @@ pub struct Peer {
     pub id: u16,
     pub name: String,
     pub address: String,
-    pub beat_address: Option<String>,
     pub bytes_per_second_max: Option<u64>,
 }
 
@@ -331,12 +329,6 @@ impl Config {
             .find(|(known, _)| *known == id)
             .map_or_else(|| id.to_string(), |(_, name)| name.to_owned())
     }
-
-    /// Where peers bring beats: as configured, or the port after that of `transport.listen`.
-    #[must_use]
-    pub fn beat_listen(&self) -> String {
-        self.transport.beat_listen.clone().unwrap_or_else(|| port_after(&self.transport.listen))
-    }
 }
 
 impl Peer {
@@ -344,12 +336,6 @@ impl Peer {
     #[must_use]
     pub fn node_id(&self) -> NodeId {
         node_id(self.id)
-    }
-
-    /// Where the peer takes beats: as configured, or the port after that of `address`.
-    #[must_use]
-    pub fn beat_address(&self) -> String {
-        self.beat_address.clone().unwrap_or_else(|| port_after(&self.address))
     }
 }
 
@@ -359,11 +345,4 @@ fn node_id(raw: u16) -> NodeId {
         None => panic!("1 is a node"),
     };
     NodeId::new(raw).unwrap_or(FIRST)
-}
-
-fn port_after(address: &str) -> String {
-    match address.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
-        Some((host, Ok(port))) => format!("{host}:{}", port.saturating_add(1)),
-        _ => address.to_owned(),
-    }
 }

@@ -152,14 +152,7 @@ pub const KEYS: &[Key] = &[
         Address,
         Is("\"0.0.0.0:7470\""),
         "\"0.0.0.0:7470\"",
-        "Address on which peers bring frames.",
-    ),
-    key(
-        "transport.beat_listen",
-        Address,
-        Unset,
-        "\"0.0.0.0:7471\"",
-        "Address on which peers bring beats; unset: the port after that of `transport.listen`.",
+        "Address on which peers bring frames and, on connections of their own, beats.",
     ),
     key(
         "transport.io_backend",
@@ -204,13 +197,6 @@ pub const KEYS: &[Key] = &[
         Required,
         "\"192.0.2.2:7470\"",
         "The peer's `transport.listen`, as reachable from here.",
-    ),
-    key(
-        "peers[].beat_address",
-        Address,
-        Unset,
-        "\"192.0.2.2:7471\"",
-        "The peer's `transport.beat_listen`; unset: the port after that of `address`.",
     ),
     key(
         "peers[].bytes_per_second_max",

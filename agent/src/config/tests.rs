@@ -93,7 +93,7 @@ fn lists_and_peers_can_come_from_the_environment() {
     let (_dir, sources) = sources(HEAD, &env, &[]);
     let config = load(&sources).unwrap().config;
     assert_eq!(config.store.mail_paths, [Path::new("/a"), Path::new("/b")]);
-    assert_eq!((config.peers[0].id, config.peers[0].beat_address().as_str()), (2, "10.0.0.2:7471"));
+    assert_eq!((config.peers[0].id, config.peers[0].address.as_str()), (2, "10.0.0.2:7470"));
     assert_eq!(config.journal.bytes_max, 1 << 30);
 }
 
