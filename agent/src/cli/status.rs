@@ -63,10 +63,10 @@ pub fn render(status: &Status, args: &Args) -> String {
     let ring = &status.ring;
     let _ = writeln!(
         out,
-        "ring     {} of {}, {} producers, {} records, {} dropped, {} gaps",
+        "ring     {} of {}, {} changes open, {} records, {} dropped, {} gaps",
         output::bytes(ring.fill_bytes),
         output::bytes(ring.capacity_bytes),
-        ring.producers,
+        ring.changes_open,
         ring.records_total,
         ring.dropped_total,
         ring.gaps

@@ -62,7 +62,7 @@ pub struct RingStatus {
     /// Accounts that were, or are to be, compared because something of theirs was not captured.
     pub gaps: u64,
     pub dropped_total: u64,
-    pub producers: u64,
+    pub changes_open: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

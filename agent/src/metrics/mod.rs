@@ -59,7 +59,7 @@ pub struct Metrics {
     pub capture_gaps: Counter,
     pub ring_fill: Gauge,
     pub ring_capacity: Gauge,
-    pub ring_producers: Gauge,
+    pub ring_changes_open: Gauge,
 
     pub batches: Counter,
     pub batch_operations: Histogram,
@@ -177,7 +177,11 @@ impl Metrics {
         );
         let ring_fill = b.bytes("ring_fill", "Bytes of the ring that are in use", Gauge::default());
         let ring_capacity = b.bytes("ring_capacity", "Bytes of the ring's data area", Gauge::default());
-        let ring_producers = b.plain("ring_producers", "Processes that have the ring open", Gauge::default());
+        let ring_changes_open = b.plain(
+            "ring_changes_open",
+            "Changes that store processes announced and have not yet published or given up",
+            Gauge::default(),
+        );
 
         let batches = b.plain("batches", "Batches that were sealed", Counter::default());
         let batch_operations = b.plain("batch_operations", "Operations in a batch", operations_histogram());
@@ -286,7 +290,7 @@ impl Metrics {
             capture_gaps,
             ring_fill,
             ring_capacity,
-            ring_producers,
+            ring_changes_open,
             batches,
             batch_operations,
             frame_raw,

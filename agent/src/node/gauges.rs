@@ -60,7 +60,7 @@ pub(crate) fn signal(to: &Metrics, signal: &Signal) {
     let record = &signal.record;
     to.ring_fill.set(i64::try_from(record.ring.used_bytes).unwrap_or(i64::MAX));
     to.ring_capacity.set(i64::try_from(record.ring.capacity_bytes).unwrap_or(i64::MAX));
-    to.ring_producers.set(i64::try_from(record.ring.producers).unwrap_or(i64::MAX));
+    to.ring_changes_open.set(i64::try_from(record.ring.changes_open).unwrap_or(i64::MAX));
     set_total(&to.capture_gaps, record.ring.gaps);
     to.journal_size.set(i64::try_from(record.journal.bytes).unwrap_or(i64::MAX));
     for peer in &record.peers {

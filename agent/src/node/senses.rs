@@ -147,7 +147,7 @@ impl Core {
             ring: RingFigures {
                 used_bytes: ring.used_bytes,
                 capacity_bytes: ring.capacity_bytes,
-                producers: ring.intents_open,
+                changes_open: ring.intents_open,
                 gaps: self.gaps_total,
                 records: ring.delivered,
             },

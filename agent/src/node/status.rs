@@ -79,7 +79,7 @@ impl Core {
                 records_total: ring.delivered,
                 gaps: self.gaps_total,
                 dropped_total: ring.dropped_total,
-                producers: ring.intents_open,
+                changes_open: ring.intents_open,
             },
             journal: JournalStatus {
                 io_backend: journal.backend.to_owned(),

@@ -12,8 +12,8 @@ pub struct RingFigures {
     pub used_bytes: u64,
     /// Bytes that fit.
     pub capacity_bytes: u64,
-    /// Producers that hold the ring open.
-    pub producers: u64,
+    /// Changes that are announced and neither published nor given up.
+    pub changes_open: u64,
     /// Gaps marked since the agent started: changes that were not captured.
     pub gaps: u64,
     /// Records taken since the agent started.

@@ -72,7 +72,7 @@ fn model() -> TopModel {
         beat_age_ns: is_connected.then_some(400_000_000),
     };
     let record = RecordFigures {
-        ring: RingFigures { used_bytes: 4096, capacity_bytes: 16 << 20, producers: 7, gaps: 0, records: 10_020 },
+        ring: RingFigures { used_bytes: 4096, capacity_bytes: 16 << 20, changes_open: 7, gaps: 0, records: 10_020 },
         journal: JournalFigures {
             captured: 10_020,
             journaled: 10_010,

@@ -206,7 +206,7 @@ fn ring(signal: &Signal) -> Paragraph<'static> {
     let capacity = bytes(ring.capacity_bytes);
     let lines = vec![
         Line::from(format!("fill       {fill} of {capacity}")),
-        Line::from(format!("producers  {}", ring.producers)),
+        Line::from(format!("changes    {}", ring.changes_open)),
         Line::from(format!("records    {}", ring.records)),
         Line::from(bad(format!("gaps       {}", ring.gaps), ring.gaps > 0)),
     ];
