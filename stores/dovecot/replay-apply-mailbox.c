@@ -443,11 +443,34 @@ static bool raise_counters(struct replay_box *rb, const struct us_op *op, bool *
     return TRUE;
 }
 
+/* A place that is noted and where nothing is any more is forgotten, without opening it: Maildir would mint a
+ * UIDVALIDITY. Otherwise a mailbox would be taken for one that need not be made. */
+static bool look_at_place(struct replay_apply *ap, const guid_128_t guid, struct replay_result *result)
+{
+    struct replay_place *place = replay_place_find(ap->user, guid);
+    enum mailbox_existence exists;
+    struct mailbox *box;
+    int ret;
+
+    if (place == NULL || ap->places_fresh)
+        return TRUE;
+    box = box_alloc(place->ns, place->name);
+    ret = existence(box, &exists, result);
+    mailbox_free(&box);
+    if (ret == 0 && exists != MAILBOX_EXISTENCE_SELECT) {
+        replay_places_read(ap->user);
+        ap->places_fresh = TRUE;
+    }
+    return ret == 0;
+}
+
 static void ensure_and_update(struct replay_apply *ap, const struct us_op *op, struct replay_result *result)
 {
     struct replay_place *place;
     bool made, changed = FALSE;
 
+    if (op->uid_validity == 0 && !look_at_place(ap, op->mailbox, result))
+        return;
     if (!replay_mailbox_ensure(ap, op->mailbox, op->name, op->uid_validity, &made, result))
         return;
     place = replay_place_find(ap->user, op->mailbox);

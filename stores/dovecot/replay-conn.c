@@ -144,7 +144,9 @@ void replay_conn_create(int fd)
 {
     const struct timeval patience = { .tv_sec = REPLAY_SEND_SECONDS_MAX, .tv_usec = 0 };
     struct replay_conn *conn = i_new(struct replay_conn, 1);
+    static uint64_t last_serial;
 
+    conn->serial = ++last_serial;
     conn->fd = fd;
     /* Replies are written where they arise; only reading waits in the loop. */
     net_set_nonblock(fd, FALSE);

@@ -30,13 +30,27 @@ static bool body_text(const unsigned char *body, size_t size, size_t max, const 
     return TRUE;
 }
 
+/* Users stay open between connections, and another process may have served this one meanwhile: what was noted of its
+ * mailboxes then is looked at again (seen after kills: a mailbox that was taken for one that is there). */
+static struct replay_user *user_of(struct replay_conn *conn, const char *name, struct replay_result *result_r)
+{
+    struct replay_user *user = replay_user_open(name, result_r);
+
+    if (user != NULL && user->conn_serial != conn->serial) {
+        user->conn_serial = conn->serial;
+        replay_boxes_forget(user);
+        replay_places_clear(user);
+    }
+    return user;
+}
+
 static struct replay_user *current_user(struct replay_conn *conn, struct replay_result *result_r)
 {
     if (conn->account == NULL) {
         replay_set(result_r, REPLAY_MALFORMED, "no USER before this request");
         return NULL;
     }
-    return replay_user_open(conn->account, result_r);
+    return user_of(conn, conn->account, result_r);
 }
 
 static void do_hello(struct replay_conn *conn, uint32_t request, const unsigned char *body, size_t size)
@@ -65,7 +79,7 @@ static void do_user(struct replay_conn *conn, uint32_t request, const unsigned c
     i_free(conn->account);
     if (!body_text(body, size, OP_ACCOUNT_BYTES_MAX, &name))
         replay_set(&result, REPLAY_MALFORMED, "USER without an account name");
-    else if (replay_user_open(name, &result) != NULL)
+    else if (user_of(conn, name, &result) != NULL)
         conn->account = i_strdup(name);
     (void)send_result(conn, REPLAY_USER, request, &result);
 }

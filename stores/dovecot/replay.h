@@ -102,6 +102,8 @@ struct replay_user {
     gid_t *groups;
     int groups_count;
     uint64_t used;
+    /* Serial number of the connection that it was last opened for. */
+    uint64_t conn_serial;
     ARRAY(struct replay_place) places;
     bool places_known;
     /* Mailboxes left open by earlier requests, the one used last at the end. */
@@ -253,6 +255,8 @@ bool replay_inbox_renew(struct mailbox **box, struct replay_result *result);
 
 struct replay_conn {
     struct replay_conn *next;
+    /* Counted from 1; never given twice in a process. */
+    uint64_t serial;
     int fd;
     struct io *io;
     buffer_t *in;

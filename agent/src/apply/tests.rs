@@ -1,7 +1,8 @@
 //! Replay against a store in memory: an origin that does things, their operations as frames, and a replica that must
 //! become equal, whatever happens on the way.
 //!
-//! Owns: the bench. Cases of single operations are in `replay`, those of snapshots in `snapshots`.
+//! Owns: the bench. Cases of single operations are in `replay`, those of snapshots in `snapshots`,
+//! those of stores in trouble in `trouble`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::store::{ApplyItem, DumpOptions, Status, Store};
 
 mod replay;
 mod snapshots;
+mod trouble;
 
 const GROUP: GroupId = GroupId(3);
 const USER: &str = "user@example.test";

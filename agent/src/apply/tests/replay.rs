@@ -3,10 +3,9 @@
 use super::*;
 use crate::apply::park::Reason;
 use crate::limits::APPLY_REMEMBER_OPS;
-use crate::store::{Outcome, StoreError};
 
 /// A morning's work of two users: of everything something, and much of it undone again.
-fn morning(bench: &mut Bench) {
+pub(super) fn morning(bench: &mut Bench) {
     bench.create(INBOX, "INBOX");
     bench.create(WORK, "Work");
     bench.does_for(OTHER, created(INBOX, "INBOX"));
@@ -196,62 +195,6 @@ fn a_malformed_operation_holds_up_its_account_alone() {
     assert!(!parked.detail.is_empty());
     assert_eq!(bench.difference(OTHER), None);
     assert_eq!(bench.applier.as_ref().unwrap().applied(), 5, "the stream goes on");
-}
-
-/// A store that fails in every way it can, and then works.
-struct Failing {
-    inner: MemoryStore,
-    calls: u32,
-}
-
-impl Failing {
-    fn trouble(&mut self) -> Option<StoreError> {
-        self.calls += 1;
-        match self.calls % 4 {
-            1 => Some(StoreError::Unreachable { path: "/socket".into(), source: std::io::ErrorKind::NotFound.into() }),
-            2 => Some(StoreError::Broken(std::io::ErrorKind::ConnectionReset.into())),
-            _ => None,
-        }
-    }
-}
-
-impl Store for Failing {
-    fn apply(&mut self, account: &str, items: &[ApplyItem]) -> Result<Vec<Outcome>, StoreError> {
-        match self.trouble() {
-            Some(StoreError::Broken(error)) => {
-                // Some of it was done, and the answer is lost.
-                self.inner.apply(account, &items[..items.len() / 2])?;
-                Err(StoreError::Broken(error))
-            }
-            Some(error) => Err(error),
-            None => self.inner.apply(account, items),
-        }
-    }
-
-    fn dump(&mut self, account: &str, options: DumpOptions, sink: &mut dyn FnMut(Op)) -> Result<(), StoreError> {
-        self.trouble().map_or_else(|| self.inner.dump(account, options, sink), Err)
-    }
-
-    fn accounts(&mut self, sink: &mut dyn FnMut(String)) -> Result<(), StoreError> {
-        self.inner.accounts(sink)
-    }
-
-    fn version(&mut self) -> Result<String, StoreError> {
-        self.inner.version()
-    }
-}
-
-#[test]
-fn a_store_that_cannot_be_asked_makes_nothing_be_skipped() {
-    for ops_in_frame in [1, 7, 1000] {
-        let mut bench = Bench::new();
-        bench.ops_in_frame = ops_in_frame;
-        bench.store = Box::new(Failing { inner: bench.replica.clone(), calls: 0 });
-        morning(&mut bench);
-        bench.run();
-        bench.assert_equal("after all failures");
-        assert!(bench.asked().is_empty());
-    }
 }
 
 #[test]

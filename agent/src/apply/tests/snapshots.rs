@@ -6,7 +6,7 @@ use crate::apply::park::Reason;
 const NEWS: MailboxGuid = MailboxGuid([4; 16]);
 
 impl Bench {
-    fn begin(&mut self, number: u64) {
+    pub(super) fn begin(&mut self, number: u64) {
         self.journal(USER, &Op::ResyncBegin { snapshot: number }.encode());
     }
 
@@ -26,7 +26,7 @@ impl Bench {
         ops.into_iter().map(|op| numbered(op, number)).collect()
     }
 
-    fn snapshot(&mut self, number: u64) {
+    pub(super) fn snapshot(&mut self, number: u64) {
         self.begin(number);
         for op in self.read(number) {
             self.journal(USER, &op.encode());
@@ -68,7 +68,7 @@ fn renamed(guid: MailboxGuid, old: &str, new: &str) -> Op {
 }
 
 /// An account that was there before anybody captured anything.
-fn old_account(bench: &mut Bench) {
+pub(super) fn old_account(bench: &mut Bench) {
     bench.quietly(true, created(INBOX, "INBOX"));
     bench.quietly(true, created(WORK, "Work"));
     for uid in 1..=6 {
