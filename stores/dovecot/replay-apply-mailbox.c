@@ -394,8 +394,9 @@ static void delete_directory(struct replay_apply *ap, const char *name, struct r
     }
     box = box_alloc(ns, name);
     if (existence(box, &exists, result) == 0) {
-        /* A mailbox with mail is deleted by its identity only. */
-        if (exists != MAILBOX_EXISTENCE_NOSELECT)
+        /* A mailbox with mail is deleted by its identity only; what a process left that was killed while it made or
+           deleted one has none (seen with mdbox: a folder without an index, which nothing else removes). */
+        if (exists != MAILBOX_EXISTENCE_NOSELECT && (exists == MAILBOX_EXISTENCE_NONE || is_there(box)))
             replay_set(result, REPLAY_ALREADY, "");
         else if (mailbox_delete(box) == 0)
             replay_set(result, REPLAY_APPLIED, "");
