@@ -18,6 +18,10 @@ use std::time::Duration;
 /// process left behind (two minutes).
 pub const CLIENT_WAIT: Duration = Duration::from_secs(150);
 
+/// A trial's folder is named so, then by the process that started it and a number; what killed runs left is found by
+/// it.
+pub const TRIAL_PREFIX: &str = "understudy-trial-";
+
 /// What the contract says of a mesh.
 #[derive(Clone, Debug, Deserialize)]
 pub struct State {
@@ -148,7 +152,7 @@ impl Mesh {
     ) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let nth = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("understudy-trial-{}-{nth}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("{TRIAL_PREFIX}{}-{nth}", std::process::id()));
         let mut owner = Command::new(program)
             .args(["mesh", "up", "--no-build", "--follow-parent", "--json"])
             .args(["--nodes", &nodes.to_string(), "--accounts", &accounts.to_string(), "--dir"])

@@ -4,7 +4,7 @@
 //! skipped by name, the rest is built. Refuses: installing; that is `bootstrap`, which runs first.
 
 use crate::bootstrap::{self, Group, KernelWay, Ready};
-use crate::host::Lack;
+use crate::host::{self, Lack};
 use crate::run::{self, Ran};
 use anyhow::Result;
 use std::path::PathBuf;
@@ -13,6 +13,9 @@ use std::time::Duration;
 
 /// A build past this hangs (a first build on two slow cores takes some ten minutes).
 const BUILD_LIMIT: Duration = Duration::from_secs(3600);
+
+/// The part without which everything else still runs.
+const KERNEL_PROGRAMS: &str = "kernel programs";
 
 /// Arguments of `build`.
 #[derive(clap::Args)]
@@ -35,7 +38,11 @@ pub(crate) enum Part {
 pub(crate) fn main(args: &Args) -> Result<bool> {
     let ready = bootstrap::ensure(&Group::BUILD, false, false);
     let mut ok = true;
-    for (name, part) in all(&ready, args.release, &mut |name| println!("{name} ..."))? {
+    for (name, part) in all(&ready, args.release, &mut |name, line| {
+        if line.is_empty() {
+            println!("{name} ...");
+        }
+    })? {
         match part {
             Part::Built(ran) if ran.ok => println!("{name}: built in {} s", ran.seconds),
             Part::Built(ran) => {
@@ -49,25 +56,57 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
     Ok(ok)
 }
 
-/// Builds all parts; a part that fails does not keep the next from being tried.
+/// Builds all parts; a part that fails does not keep the next from being tried. `progress` is told the part, and each
+/// line that its tools print; at its beginning an empty one.
 ///
 /// # Errors
 /// When logs cannot be written.
-pub(crate) fn all(ready: &Ready, release: bool, begin: &mut dyn FnMut(&str)) -> Result<Vec<(&'static str, Part)>> {
+pub(crate) fn all(
+    ready: &Ready,
+    release: bool,
+    progress: &mut dyn FnMut(&str, &str),
+) -> Result<Vec<(&'static str, Part)>> {
     let mut parts = Vec::new();
-    begin("kernel programs");
-    parts.push(("kernel programs", kernel_programs(ready)?));
-    begin("workspace");
+    progress(KERNEL_PROGRAMS, "");
+    parts.push((KERNEL_PROGRAMS, kernel_programs(ready, &mut |line| progress(KERNEL_PROGRAMS, line))?));
+    progress("workspace", "");
     let mut cargo = run::cargo();
     // Not xtask itself: the program that runs this would be replaced under its own feet, and starts itself again later.
     cargo.args(["build", "--workspace", "--exclude", "xtask"]);
     if release {
         cargo.arg("--release");
     }
-    parts.push(("workspace", Part::Built(run::step("build workspace", &mut cargo, BUILD_LIMIT, &mut |_| {})?)));
-    begin("dovecot plugins");
+    let built = run::step("build workspace", &mut cargo, BUILD_LIMIT, &mut |line| progress("workspace", line))?;
+    parts.push(("workspace", Part::Built(built)));
+    progress("dovecot plugins", "");
     parts.push(("dovecot plugins", dovecot(ready, release)?));
     Ok(parts)
+}
+
+/// Installs and builds what a mesh needs. A part that cannot be had here, and kernel programs that do not compile, are
+/// noted, and the mesh runs without; `progress` is as for [`all`], `note` is told what is to stay on the screen.
+///
+/// # Errors
+/// When a mesh cannot be without what was not built.
+pub(crate) fn for_mesh(progress: &mut dyn FnMut(&str, &str), note: &mut dyn FnMut(&str)) -> Result<()> {
+    let cannot = |lack: Lack| anyhow::anyhow!("a mesh cannot run here: {lack}");
+    // Before minutes of installing and building that would be in vain.
+    host::root().map_err(cannot)?;
+    let ready = bootstrap::ensure(&Group::MESH, false, false);
+    ready.mesh.clone().and(ready.dovecot.clone()).map_err(cannot)?;
+    for (name, part) in all(&ready, false, progress)? {
+        match part {
+            Part::Built(ran) if ran.ok => {}
+            Part::Built(ran) => {
+                ran.tail.iter().for_each(|line| note(line));
+                let failed = format!("building {name} failed ({}), log `{}`", ran.why, ran.log.display());
+                anyhow::ensure!(name == KERNEL_PROGRAMS, "{failed}");
+                note(&format!("without {name}: {failed}"));
+            }
+            Part::Skipped(lack) => note(&format!("without {name}: {lack}")),
+        }
+    }
+    Ok(())
 }
 
 /// Where the kernel programs lie once built.
@@ -75,7 +114,7 @@ pub(crate) fn kernel_object() -> PathBuf {
     run::target_dir().join("bpf/understudy.bpf.o")
 }
 
-fn kernel_programs(ready: &Ready) -> Result<Part> {
+fn kernel_programs(ready: &Ready, on_line: &mut dyn FnMut(&str)) -> Result<Part> {
     let way = match &ready.kernel {
         Ok(way) => *way,
         Err(lack) => return Ok(Part::Skipped(lack.clone())),
@@ -85,8 +124,8 @@ fn kernel_programs(ready: &Ready) -> Result<Part> {
         return Ok(Part::Skipped(Lack::new("`agent-ebpf/Cargo.toml` is not there", "use a whole checkout")));
     }
     let mut cargo = match way {
-        KernelWay::Nightly => {
-            let mut cargo = run::cargo_of("nightly");
+        KernelWay::Nightly(toolchain) => {
+            let mut cargo = run::cargo_of(toolchain);
             cargo.args(["build", "--release", "-Z", "build-std=core", "--target", "bpfel-unknown-none"]);
             cargo
         }
@@ -105,15 +144,17 @@ fn kernel_programs(ready: &Ready) -> Result<Part> {
     };
     let built = run::target_dir().join("ebpf");
     cargo.current_dir(&folder).arg("--target-dir").arg(&built);
-    let mut ran = run::step("build kernel programs", &mut cargo, BUILD_LIMIT, &mut |_| {})?;
+    let mut ran = run::step("build kernel programs", &mut cargo, BUILD_LIMIT, on_line)?;
+    let kept = kernel_object();
     if ran.ok {
-        let kept = kernel_object();
         std::fs::create_dir_all(kept.parent().unwrap_or(&kept))?;
         let object = built.join("bpfel-unknown-none/release/understudy-ebpf");
         if let Err(error) = std::fs::copy(&object, &kept) {
             ran.ok = false;
             ran.why = format!("no `{}`: {error}", object.display());
         }
+    } else {
+        let _ = std::fs::remove_file(&kept); // an old one would pass for what was just to be built
     }
     Ok(Part::Built(ran))
 }

@@ -55,7 +55,11 @@ pub(crate) fn root() -> Result<(), Lack> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    Err(Lack::new("not root", "run as root, or allow `sudo -n` for package installation only"))
+    Err(Lack::new(
+        "not root",
+        "run as root, as with `sudo env PATH=\"$PATH\" HOME=\"$HOME\" cargo xtask …`; for installing packages alone a \
+         `sudo` that asks no password serves",
+    ))
 }
 
 /// A command that may install packages: as root, or through a `sudo` that asks no password.
@@ -137,10 +141,15 @@ pub(crate) fn namespaces() -> Result<(), Lack> {
     if run::which("ip").is_none() {
         return Err(Lack::new("no `ip` program", "install iproute2"));
     }
-    if run::succeeds(Command::new("unshare").args(["--net", "--mount", "true"])) {
-        return Ok(());
-    }
-    Err(Lack::new("the kernel refuses new network namespaces", "run as root outside the container (CAP_SYS_ADMIN)"))
+    let refused = match Command::new("unshare").args(["--net", "--mount", "true"]).output() {
+        Ok(done) if done.status.success() => return Ok(()),
+        Ok(done) => String::from_utf8_lossy(&done.stderr).trim().to_owned(),
+        Err(error) => format!("cannot start `unshare`: {error}"),
+    };
+    Err(Lack::new(
+        format!("new network and mount namespaces are refused ({refused})"),
+        "run as root outside the container (CAP_SYS_ADMIN), and in no chroot that is not a mount point of its own",
+    ))
 }
 
 /// The top of the cgroup v2 tree, if we may make groups in it.

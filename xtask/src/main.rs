@@ -13,6 +13,7 @@ mod demo;
 mod host;
 mod mesh;
 mod run;
+mod stop;
 mod test;
 mod tidy;
 
@@ -41,8 +42,24 @@ enum Command {
     Ci(ci::Args),
 }
 
+impl Command {
+    /// True if it goes on for long in several steps. Of the others Ctrl-C is simply the end.
+    fn starts_programs(&self) -> bool {
+        match self {
+            Self::Tidy(_) | Self::Bench(_) => false,
+            Self::Mesh(args) => args.stays(),
+            Self::Bootstrap(_) | Self::Build(_) | Self::Demo(_) | Self::Test(_) | Self::Ci(_) => true,
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let done = match Command::parse() {
+    stop::speak_plainly_of_closed_pipes();
+    let command = Command::parse();
+    if command.starts_programs() {
+        stop::notice_signals();
+    }
+    let done = match command {
         Command::Bootstrap(args) => bootstrap::main(&args),
         Command::Build(args) => build::main(&args),
         Command::Demo(args) => demo::main(&args),

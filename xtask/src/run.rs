@@ -1,10 +1,11 @@
 //! Starting programs: where the workspace is, how a step's output is kept, and how a hung step is ended.
 //!
 //! Owns: the log of each step (`target/test-logs/NAME.log`) and its process group. What can hurt: a grandchild that
-//! keeps the output pipe open; the step's own end counts, and its process group is ended with it.
+//! keeps the output pipe open; the step's own end counts, and its process group is ended with it, also when we are told
+//! to end or fail on the way.
 //! Refuses: judging speed. A watchdog only ends what hangs.
 
-use crate::clock;
+use crate::{clock, stop};
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -17,8 +18,8 @@ use std::time::Duration;
 
 /// Output that is still in the pipe when a step has ended is waited for so long, then left: a daemon may hold it open.
 const DRAIN_WAIT: Duration = Duration::from_secs(3);
-/// Between SIGTERM and SIGKILL to a hung step, so that it can remove namespaces and children of its own.
-const TERM_WAIT: Duration = Duration::from_secs(10);
+/// Between SIGTERM and SIGKILL to a step's group, so that a mesh in it can take away its namespaces and processes.
+const TERM_WAIT: Duration = Duration::from_secs(30);
 
 /// The top folder of the workspace.
 pub(crate) fn root() -> PathBuf {
@@ -72,6 +73,16 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
 }
 
+/// Standard output for one use only: whatever else is printed from here on goes to standard error.
+///
+/// # Errors
+/// When there is no standard output or error.
+pub(crate) fn take_stdout() -> Result<std::fs::File> {
+    let kept = nix::unistd::dup(std::io::stdout()).context("no standard output")?;
+    nix::unistd::dup2_stdout(std::io::stderr()).context("no standard error")?;
+    Ok(kept.into())
+}
+
 /// How a step ended.
 pub(crate) struct Ran {
     /// True if it ended by itself and well.
@@ -93,8 +104,10 @@ const TAIL_LINES: usize = 60;
 /// Past `limit` the step's whole process group is ended and the step has failed.
 ///
 /// # Errors
-/// When the log cannot be written. A program that cannot be started is a step that failed, not an error here.
+/// When the log cannot be written, and when a signal asked us to end. A program that cannot be started is a step that
+/// failed, not an error here.
 pub(crate) fn step(name: &str, command: &mut Command, limit: Duration, on_line: &mut dyn FnMut(&str)) -> Result<Ran> {
+    stop::check()?;
     let logs = target_dir().join("test-logs");
     std::fs::create_dir_all(&logs).with_context(|| format!("cannot make `{}`", logs.display()))?;
     let log = logs.join(format!("{}.log", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")));
@@ -112,7 +125,7 @@ pub(crate) fn step(name: &str, command: &mut Command, limit: Duration, on_line: 
         Ok(())
     };
     let (mut child, lines) = match start(command) {
-        Ok(pair) => pair,
+        Ok((child, lines)) => (Group { child, over: false }, lines),
         Err(error) => {
             let why = format!("cannot start {:?}: {error:#}", command.get_program());
             writeln!(file, "{why}")?;
@@ -123,6 +136,7 @@ pub(crate) fn step(name: &str, command: &mut Command, limit: Duration, on_line: 
     let mut ended_at = started;
     let mut timed_out = false;
     loop {
+        stop::check()?;
         match lines.recv_timeout(Duration::from_millis(200)) {
             Ok(line) => take(line)?,
             Err(RecvTimeoutError::Disconnected) if status.is_some() => break,
@@ -130,7 +144,7 @@ pub(crate) fn step(name: &str, command: &mut Command, limit: Duration, on_line: 
             Err(RecvTimeoutError::Timeout) => {}
         }
         if status.is_none() {
-            status = child.try_wait()?;
+            status = child.child.try_wait()?;
             ended_at = clock::now();
         }
         if status.is_some() && ended_at.elapsed() > DRAIN_WAIT {
@@ -138,11 +152,11 @@ pub(crate) fn step(name: &str, command: &mut Command, limit: Duration, on_line: 
         }
         if status.is_none() && started.elapsed() > limit {
             timed_out = true;
-            status = Some(end_group(&mut child)?);
+            status = Some(child.end()?);
             ended_at = clock::now();
         }
     }
-    let _ = killpg(group(&child), Signal::SIGKILL); // what the step left behind in its group; usually nobody
+    child.end_rest();
     let status = status.context("a step without an end")?;
     let why =
         if timed_out { format!("hung: ended by the watchdog after {} s", limit.as_secs()) } else { status.to_string() };
@@ -174,21 +188,65 @@ fn start(command: &mut Command) -> Result<(Child, Receiver<String>)> {
     Ok((child, lines))
 }
 
-fn group(child: &Child) -> Pid {
-    Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX))
+/// A step's process and whatever it started in its group; none of it outlives this.
+struct Group {
+    child: Child,
+    over: bool,
 }
 
-fn end_group(child: &mut Child) -> Result<ExitStatus> {
-    let _ = killpg(group(child), Signal::SIGTERM);
-    let asked = clock::now();
-    while asked.elapsed() < TERM_WAIT {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        std::thread::sleep(Duration::from_millis(50));
+impl Group {
+    fn id(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX))
     }
-    let _ = killpg(group(child), Signal::SIGKILL);
-    Ok(child.wait()?)
+
+    /// Ends the step.
+    fn end(&mut self) -> Result<ExitStatus> {
+        let _ = killpg(self.id(), Signal::SIGTERM);
+        let asked = clock::now();
+        while asked.elapsed() < TERM_WAIT {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = killpg(self.id(), Signal::SIGKILL);
+        Ok(self.child.wait()?)
+    }
+
+    /// Ends what the step left behind in its group: usually nothing, after a test that died the mesh that it started.
+    fn end_rest(&mut self) {
+        self.over = true;
+        let asked = clock::now();
+        if killpg(self.id(), Signal::SIGTERM).is_err() {
+            return; // nobody
+        }
+        while runs(self.id()) && asked.elapsed() < TERM_WAIT {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = killpg(self.id(), Signal::SIGKILL);
+    }
+}
+
+/// True while a process of the group runs. Not by a signal 0: one that has ended and that nobody waits for, as happens
+/// in a container without an init, would be waited for in vain.
+fn runs(group: Pid) -> bool {
+    let of_group = |stat: String| {
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+        let (state, id) = (fields.next()?, fields.nth(1)?);
+        Some(id == group.to_string() && !matches!(state, "Z" | "X"))
+    };
+    let folder = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut stats = folder.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    stats.any(|stat| of_group(stat) == Some(true))
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.over {
+            let _ = self.end();
+            self.end_rest();
+        }
+    }
 }
 
 #[cfg(test)]

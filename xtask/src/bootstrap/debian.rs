@@ -26,7 +26,11 @@ pub(super) fn ensure(groups: &[Group], dry_run: bool, verbose: bool, lacks: &mut
                 println!("{:8} have     {}", need.group.name(), need.packages.join(" "));
             }
         } else {
-            let verb = if dry_run { "would" } else { "install" };
+            let verb = match (dry_run, possible()) {
+                (true, _) => "would",
+                (false, true) => "install",
+                (false, false) => "lacks",
+            };
             println!("{:8} {verb:8} {} by apt-get: {}", need.group.name(), absent.join(" "), need.why);
         }
     }
@@ -79,7 +83,9 @@ fn missing_of<'a>(needs: &[&'a Need]) -> BTreeSet<&'a str> {
 
 fn install_all(needs: &[&Need], missing: &BTreeSet<&str>) {
     let Some(mut command) = apt_get() else {
-        println!("         cannot install packages: no apt-get, or neither root nor `sudo -n`");
+        println!(
+            "         no package can be installed: no apt-get, or neither root nor a `sudo` that asks no password"
+        );
         return;
     };
     let had_dovecot = Path::new("/usr/sbin/dovecot").exists();
@@ -102,6 +108,11 @@ fn install_all(needs: &[&Need], missing: &BTreeSet<&str>) {
         println!("         systemctl disable dovecot: installed to build and test against, not to serve this host");
         run::succeeds(systemctl.args(["disable", "--now", "dovecot.service", "dovecot.socket"]));
     }
+}
+
+/// True if packages can be installed here at all.
+pub(super) fn possible() -> bool {
+    apt_get().is_some()
 }
 
 fn apt_get() -> Option<Command> {

@@ -7,6 +7,7 @@
 
 mod debian;
 mod needs;
+mod rustup;
 mod tools;
 
 use crate::host::{self, Lack};
@@ -31,14 +32,19 @@ pub(crate) enum Group {
     S3,
     /// The checker of undefined behaviour
     Miri,
+    /// What formats and judges the code
+    Lint,
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 6] = [Self::Base, Self::Kernel, Self::Dovecot, Self::Mesh, Self::S3, Self::Miri];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Base, Self::Kernel, Self::Dovecot, Self::Mesh, Self::S3, Self::Miri, Self::Lint];
     /// What `build` needs.
     pub(crate) const BUILD: [Self; 3] = [Self::Base, Self::Kernel, Self::Dovecot];
     /// What `mesh` and `demo` need.
     pub(crate) const MESH: [Self; 4] = [Self::Base, Self::Kernel, Self::Dovecot, Self::Mesh];
+    /// What tests with real processes need.
+    pub(crate) const TRIALS: [Self; 5] = [Self::Base, Self::Kernel, Self::Dovecot, Self::Mesh, Self::S3];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -48,6 +54,7 @@ impl Group {
             Self::Mesh => "mesh",
             Self::S3 => "s3",
             Self::Miri => "miri",
+            Self::Lint => "lint",
         }
     }
 }
@@ -69,7 +76,9 @@ pub(crate) struct Ready {
     pub(crate) dovecot: Result<(), Lack>,
     pub(crate) mesh: Result<(), Lack>,
     pub(crate) s3: Result<PathBuf, Lack>,
-    pub(crate) miri: Result<(), Lack>,
+    /// The nightly that has it.
+    pub(crate) miri: Result<&'static str, Lack>,
+    pub(crate) lint: Result<(), Lack>,
 }
 
 /// The command.
@@ -110,8 +119,12 @@ pub(crate) fn ensure(groups: &[Group], dry_run: bool, verbose: bool) -> Ready {
         run::which(tools::S3_SERVER).ok_or_else(not_asked)
     };
     let miri = if wanted(Group::Miri) { tools::ensure_miri(dry_run, verbose) } else { Err(not_asked()) };
+    let lint = if wanted(Group::Lint) { tools::ensure_lint(dry_run, verbose) } else { Ok(()) };
 
-    let ready = Ready { kernel, dovecot, mesh, s3, miri };
+    let ready = Ready { kernel, dovecot, mesh, s3, miri, lint };
+    if let Err(lack) = base {
+        println!("base     missing  {lack}");
+    }
     for (group, lack) in ready.lacks() {
         if wanted(group) {
             println!("{:8} missing  {lack}", group.name());
@@ -128,6 +141,7 @@ impl Ready {
         all.extend(self.mesh.as_ref().err().map(|l| (Group::Mesh, l)));
         all.extend(self.s3.as_ref().err().map(|l| (Group::S3, l)));
         all.extend(self.miri.as_ref().err().map(|l| (Group::Miri, l)));
+        all.extend(self.lint.as_ref().err().map(|l| (Group::Lint, l)));
         all
     }
 }

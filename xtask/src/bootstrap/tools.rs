@@ -3,7 +3,7 @@
 //! Owns: which of two ways the kernel programs are compiled ([`KernelWay`]). What can hurt: a machine without network;
 //! then the tool is named as missing, with its remedy. Refuses: installing a second copy of what is there.
 
-use super::debian;
+use super::{debian, rustup};
 use crate::host::Lack;
 use crate::run;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,9 @@ pub(super) const S3_SERVER: &str = "s3s-fs";
 const S3_SERVER_INSTALL: [&str; 6] = ["install", "--locked", "s3s-fs@0.14.1", "--features", "binary", "--quiet"];
 const LINKER_INSTALL: [&str; 7] =
     ["install", "--locked", "bpf-linker@0.13.0", "--no-default-features", "--features", "llvm-22", "--quiet"];
-const NIGHTLY: &str = "nightly";
+/// Major version of the LLVM that bpf-linker is built with. It reads what an older LLVM wrote, and nothing newer.
+const LINKER_LLVM: u32 = 22;
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CORE: &str = "/usr/lib/rustlib/bpfel-unknown-none/lib";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const INSTALL_LIMIT: Duration = Duration::from_secs(3600);
@@ -24,8 +26,8 @@ const INSTALL_LIMIT: Duration = Duration::from_secs(3600);
 /// How the kernel programs are compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KernelWay {
-    /// rustup's nightly, which builds `core` for BPF from `rust-src`.
-    Nightly,
+    /// This nightly of rustup, which builds `core` for BPF from `rust-src`.
+    Nightly(&'static str),
     /// Debian's own compiler with its prebuilt `core` for BPF, and RUSTC_BOOTSTRAP=1.
     Debian,
 }
@@ -37,17 +39,13 @@ pub(super) fn kernel_way() -> Option<KernelWay> {
 }
 
 fn compiler() -> Option<KernelWay> {
-    if components().iter().any(|c| c == "rust-src") {
-        return Some(KernelWay::Nightly);
+    let serves = |llvm: Option<u32>| llvm.is_some_and(|version| version <= LINKER_LLVM);
+    let nightly = rustup::nightlies().into_iter().find(|n| n.has("rust-src") && serves(n.llvm()));
+    if let Some(nightly) = nightly {
+        return Some(KernelWay::Nightly(nightly.name));
     }
-    (Path::new("/usr/bin/rustc").exists() && Path::new(DEBIAN_CORE).exists()).then_some(KernelWay::Debian)
-}
-
-/// Components of rustup's nightly; empty when there is none.
-fn components() -> Vec<String> {
-    let mut list = Command::new("rustup");
-    list.args(["component", "list", "--toolchain", NIGHTLY, "--installed"]);
-    run::output_of(&mut list).unwrap_or_default().lines().map(str::to_owned).collect()
+    (Path::new(DEBIAN_CORE).exists() && serves(rustup::llvm_of(&mut Command::new(DEBIAN_RUSTC))))
+        .then_some(KernelWay::Debian)
 }
 
 /// Installs compiler and bpf-linker for the kernel programs where they are missing.
@@ -71,27 +69,20 @@ pub(super) fn ensure_kernel(dry_run: bool, verbose: bool) -> Result<KernelWay, L
 }
 
 fn install_compiler(dry_run: bool) -> Result<KernelWay, Lack> {
-    let nightly = !components().is_empty();
-    if nightly {
-        if say("kernel", "rust-src by rustup", "`core` is built for BPF from it", dry_run) {
-            let mut add = Command::new("rustup");
-            finish("rustup rust-src", add.args(["component", "add", "rust-src", "--toolchain", NIGHTLY]));
-        }
-    } else if say("kernel", "rustc-web libstd-rust-web-dev-bpf by apt-get", "compiler for kernel programs", dry_run) {
-        debian::install(&["rustc-web", "libstd-rust-web-dev-bpf"]);
-    }
-    if compiler().is_none()
-        && !nightly
-        && run::which("rustup").is_some()
-        && say("kernel", "nightly and rust-src by rustup", "Debian's compiler cannot be installed here", dry_run)
+    let why = "compiles the kernel programs, which stable Rust cannot";
+    if let Some(mut install) = rustup::install_pinned(&["rust-src"])
+        && say("kernel", &format!("{} with rust-src by rustup", rustup::PINNED), why, dry_run)
     {
-        let mut add = Command::new("rustup");
-        add.args(["toolchain", "install", NIGHTLY, "--profile", "minimal", "--component", "rust-src"]);
-        finish("rustup nightly", &mut add);
+        finish("rustup nightly", &mut install);
+    }
+    if compiler().is_none() && (!dry_run || run::which("rustup").is_none()) {
+        let packages = ["rustc-web", "libstd-rust-web-dev-bpf"];
+        if debian::possible() && say("kernel", &format!("{} by apt-get", packages.join(" ")), why, dry_run) {
+            debian::install(&packages);
+        }
     }
     compiler().ok_or_else(|| {
-        let remedy = "`rustup toolchain install nightly --component rust-src`, \
-                      or `apt-get install rustc-web libstd-rust-web-dev-bpf`";
+        let remedy = format!("`rustup toolchain install {} --profile minimal --component rust-src`", rustup::PINNED);
         Lack::new("no compiler for kernel programs", remedy)
     })
 }
@@ -111,30 +102,50 @@ pub(super) fn ensure_s3(dry_run: bool, verbose: bool) -> Result<PathBuf, Lack> {
     run::which(S3_SERVER).ok_or_else(|| Lack::new("no S3 server", format!("`cargo {}`", S3_SERVER_INSTALL.join(" "))))
 }
 
-/// Installs Miri into rustup's nightly where it is missing.
-pub(super) fn ensure_miri(dry_run: bool, verbose: bool) -> Result<(), Lack> {
-    let have = || {
-        let found = components();
-        found.iter().any(|c| c.starts_with("miri")) && found.iter().any(|c| c == "rust-src")
+/// Installs Miri where it is missing; the nightly that has it.
+pub(super) fn ensure_miri(dry_run: bool, verbose: bool) -> Result<&'static str, Lack> {
+    let have = || rustup::nightlies().into_iter().find(|n| n.has("miri") && n.has("rust-src")).map(|n| n.name);
+    if let Some(name) = have() {
+        if verbose {
+            println!("miri     have     miri and rust-src of {name}");
+        }
+        return Ok(name);
+    }
+    let components = ["miri", "rust-src"];
+    let there = rustup::nightlies().first().map(|n| n.name);
+    let command = match there {
+        Some(name) => rustup::add(name, &components),
+        None => rustup::install_pinned(&components),
     };
+    let Some(mut command) = command else {
+        return Err(Lack::new("Miri comes only with rustup", "install rustup (https://rustup.rs)"));
+    };
+    let name = there.unwrap_or(rustup::PINNED);
+    if say("miri", &format!("miri of {name} by rustup"), "checks the ring for undefined behaviour", dry_run) {
+        finish("rustup miri", &mut command);
+    }
+    have().ok_or_else(|| {
+        let install = format!("`rustup toolchain install {} --component miri,rust-src`", rustup::PINNED);
+        Lack::new("no Miri", install)
+    })
+}
+
+/// Adds to the compiler in use what formats and judges code. rustup's minimal profile leaves it out.
+pub(super) fn ensure_lint(dry_run: bool, verbose: bool) -> Result<(), Lack> {
+    let have = || ["fmt", "clippy"].into_iter().all(|tool| run::succeeds(run::cargo().args([tool, "--version"])));
     if have() {
         if verbose {
-            println!("miri     have     miri and rust-src of rustup's nightly");
+            println!("lint     have     rustfmt and clippy");
         }
         return Ok(());
     }
-    if components().is_empty() {
-        let remedy = "`rustup toolchain install nightly --component miri,rust-src`";
-        return Err(Lack::new("Miri comes only with rustup's nightly, which is not installed", remedy));
+    let toolchain = std::env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "stable".to_owned());
+    if let Some(mut add) = rustup::add(&toolchain, &["rustfmt", "clippy"])
+        && say("lint", "rustfmt and clippy by rustup", "formats and judges the code", dry_run)
+    {
+        finish("rustup lint", &mut add);
     }
-    if say("miri", "miri and rust-src by rustup", "checks the ring for undefined behaviour", dry_run) {
-        let mut add = Command::new("rustup");
-        finish("rustup miri", add.args(["component", "add", "miri", "rust-src", "--toolchain", NIGHTLY]));
-    }
-    if have() {
-        return Ok(());
-    }
-    Err(Lack::new("no Miri", "`rustup component add miri rust-src --toolchain nightly`"))
+    have().then_some(()).ok_or_else(|| Lack::new("no rustfmt or no clippy", "`rustup component add rustfmt clippy`"))
 }
 
 /// One line of what is installed and why; true if it is to be done.
@@ -146,7 +157,7 @@ fn say(group: &str, what: &str, why: &str, dry_run: bool) -> bool {
 
 fn finish(name: &str, command: &mut Command) {
     match run::step(name, command, INSTALL_LIMIT, &mut |_| {}) {
-        Ok(ran) if ran.ok => {}
+        Ok(ran) if ran.ok => println!("         {name}: done in {} s", ran.seconds),
         Ok(ran) => {
             let last = ran.tail.iter().rev().find(|l| l.contains("error")).or(ran.tail.last());
             println!("         {name} failed ({}): {}", ran.why, last.map_or("", |l| l.as_str()));

@@ -6,12 +6,11 @@
 mod report;
 mod scene;
 
-use crate::bootstrap::{self, Group};
-use crate::build::{self, Part};
-use crate::mesh::Format;
-use crate::{clock, host};
-use anyhow::{Context, Result, bail};
+use crate::mesh::{self, Format};
+use crate::{build, clock, host, run};
+use anyhow::{Result, bail};
 use report::{Progress, Report};
+use std::io::Write;
 use std::time::Duration;
 
 /// Arguments of `demo`.
@@ -42,14 +41,21 @@ const CATCH_UP_WAIT: Duration = Duration::from_secs(180);
 /// # Errors
 /// When the host lacks something, named with its remedy, or the mesh does not come up.
 pub(crate) fn main(args: &Args) -> Result<bool> {
-    let progress = Progress::new(args.json);
+    let progress = Progress::new();
+    // Standard output belongs to the JSON; what is installed is named elsewhere.
+    let json = args.json.then(run::take_stdout).transpose()?;
     let started = clock::now();
     if !args.no_build {
-        prepare(&progress)?;
+        let mut show = |part: &str, line: &str| match line {
+            "" => progress.say(&format!("building {part}")),
+            line => progress.tick(&format!("building {part}: {}", line.trim())),
+        };
+        build::for_mesh(&mut show, &mut |what| progress.note(what))?;
     }
     if let Err(lack) = host::namespaces() {
         bail!("the demo needs a mesh, which cannot run here: {lack}");
     }
+    mesh::take_away_stale();
     progress.say("starting two nodes, each with its own network, Dovecot and agent");
     let mesh = scene::mesh_up(args.accounts, args.format)?;
     let mut report = Report::new(mesh.state(), args.format);
@@ -60,32 +66,9 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
     report.total_seconds = started.elapsed().as_secs();
     mesh.down()?;
     progress.clear();
-    if args.json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        report.print();
+    match json {
+        Some(mut json) => writeln!(json, "{}", serde_json::to_string(&report)?)?,
+        None => report.print(),
     }
     Ok(report.good())
-}
-
-fn prepare(progress: &Progress) -> Result<()> {
-    if progress.to_stderr() {
-        let mut again = std::process::Command::new(std::env::current_exe()?);
-        let done = again.arg("build").stdout(std::io::stderr()).status().context("cannot start `build`")?;
-        anyhow::ensure!(done.success(), "`cargo xtask build` failed");
-        return Ok(());
-    }
-    let ready = bootstrap::ensure(&Group::MESH, false, false);
-    for (name, part) in build::all(&ready, false, &mut |name| progress.say(&format!("building {name}")))? {
-        match part {
-            Part::Built(ran) if !ran.ok => {
-                progress.clear();
-                ran.tail.iter().for_each(|line| eprintln!("{line}"));
-                bail!("building {name} failed ({}), log `{}`", ran.why, ran.log.display());
-            }
-            Part::Built(_) => {}
-            Part::Skipped(lack) => progress.note(&format!("without {name}: {lack}")),
-        }
-    }
-    Ok(())
 }

@@ -117,19 +117,13 @@ impl Report {
 
 /// One line that says what goes on; drawn over on a terminal.
 pub(super) struct Progress {
-    json: bool,
     terminal: bool,
     started: Instant,
 }
 
 impl Progress {
-    pub(super) fn new(json: bool) -> Self {
-        Self { json, terminal: std::io::stderr().is_terminal(), started: clock::now() }
-    }
-
-    /// Standard output belongs to the JSON.
-    pub(super) fn to_stderr(&self) -> bool {
-        self.json
+    pub(super) fn new() -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), started: clock::now() }
     }
 
     /// A new thing goes on.

@@ -4,8 +4,8 @@
 //! Refuses: the agents' word where a client can look.
 
 use super::report::{Progress, Report};
-use crate::clock;
 use crate::mesh::{Format, agent_program};
+use crate::{clock, stop};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -85,6 +85,7 @@ fn deaths(mesh: &Mesh, seconds: u64, progress: &Progress, count: &AtomicU64, kil
             started.elapsed().as_secs(),
             count.load(Ordering::Relaxed)
         ));
+        stop::check()?;
         std::thread::sleep(Duration::from_millis(200));
     }
     Ok(())
@@ -101,6 +102,7 @@ pub(super) fn wait_for_replicas(mesh: &Mesh, limit: Duration, progress: &Progres
             return Ok(Some(started.elapsed().as_secs()));
         }
         progress.tick(&format!("waiting for the replicas: {behind} accounts are behind"));
+        stop::check()?;
         std::thread::sleep(Duration::from_millis(250));
     }
     Ok(None)
@@ -111,6 +113,7 @@ pub(super) fn compare(mesh: &Mesh, report: &mut Report) -> Result<()> {
     let now = mesh.status()?;
     let (mut on_active, mut on_replica) = (BTreeSet::new(), BTreeSet::new());
     for account in &now.accounts {
+        stop::check()?;
         let active = now.read(account, &account.active)?;
         report.mailboxes += active.mailboxes.len();
         report.messages += active.messages();

@@ -20,20 +20,24 @@ const OWNER_WAIT: Duration = Duration::from_secs(60);
 /// # Errors
 /// When something could not be taken away.
 pub(crate) fn main(dir: &Path) -> Result<bool> {
-    let state = State::load(dir);
-    if let Ok(state) = &state
-        && is_owner(state.owner_pid)
-    {
+    let state = end_owner(dir);
+    let plan = Plan::new(dir, NODES_MAX, 0, Format::Maildir);
+    let left = take_away(&plan, state.is_some(), state.is_some_and(|s| s.made_dir));
+    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+    Ok(true)
+}
+
+/// Tells the owner of the mesh in `dir` to end, and waits; the state of before, as far as it is known.
+pub(crate) fn end_owner(dir: &Path) -> Option<State> {
+    let state = State::load(dir).ok()?;
+    if is_owner(state.owner_pid) {
         process::signal(&[state.owner_pid], Signal::SIGTERM);
         let asked = clock::now();
         while asked.elapsed() < OWNER_WAIT && is_owner(state.owner_pid) {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
-    let plan = Plan::new(dir, NODES_MAX, 0, Format::Maildir);
-    let left = take_away(&plan, state.is_ok(), state.is_ok_and(|s| s.made_dir));
-    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
-    Ok(true)
+    Some(state)
 }
 
 /// True while `pid` is one of us (the number may have gone to somebody else).

@@ -11,6 +11,7 @@ mod net;
 mod owner;
 mod plan;
 mod process;
+mod stale;
 mod status;
 mod store;
 mod up;
@@ -19,6 +20,7 @@ pub(crate) use agent::program as agent_program;
 use anyhow::{Context, Result};
 pub(crate) use contract::Format;
 use nix::sys::signal::Signal;
+pub(crate) use stale::take_away_stale;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `mesh`.
@@ -26,6 +28,13 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
+}
+
+impl Args {
+    /// True for the command that is a mesh's owner.
+    pub(crate) fn stays(&self) -> bool {
+        matches!(self.what, What::Up(_))
+    }
 }
 
 #[derive(clap::Subcommand)]

@@ -7,12 +7,11 @@ use super::contract::{Account, Endpoint, Format, Mesh, Node, STATE_VERSION, Stat
 use super::owner::{End, Owner};
 use super::plan::{ACCOUNTS_MAX, NODES_MAX, PASSWORD, Plan, address};
 use super::{agent, down, net, process, store};
-use crate::bootstrap::{self, Group};
-use crate::build::{self, Part};
-use crate::{host, run};
+use crate::{build, host, run, stop};
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -58,13 +57,21 @@ pub(crate) struct Args {
 pub(crate) fn main(args: &Args) -> Result<bool> {
     ensure!((1..=NODES_MAX).contains(&args.nodes), "`--nodes` is 1 to {NODES_MAX}");
     ensure!((1..=ACCOUNTS_MAX).contains(&args.accounts), "`--accounts` is 1 to {ACCOUNTS_MAX}");
+    // Standard output belongs to the JSON; what is installed is named elsewhere.
+    let json = args.json.then(run::take_stdout).transpose()?;
     if !args.no_build {
-        prepare(args)?;
+        let mut show = |part: &str, line: &str| {
+            if line.is_empty() {
+                eprintln!("building {part} ...");
+            }
+        };
+        build::for_mesh(&mut show, &mut |what| eprintln!("{what}"))?;
     }
     if let Err(lack) = host::namespaces().and_then(|()| store::installed()) {
         bail!("a mesh cannot run here: {lack}");
     }
     let signals = process::block_signals()?;
+    stop::check()?; // by a signal that came before
     process::adopt_orphans();
     let fresh = !args.dir.exists();
     let dir = claim(&args.dir)?;
@@ -74,10 +81,9 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
     owner.start_all(&args.level)?;
     owner.wait_until_ready(&signals)?;
     owner.save()?;
-    if args.json {
-        println!("{}", serde_json::to_string(owner.mesh())?);
-    } else {
-        owner.print();
+    match json {
+        Some(mut json) => writeln!(json, "{}", serde_json::to_string(owner.mesh())?)?,
+        None => owner.print(),
     }
     let end = owner.serve(&signals, args.follow_parent)?;
     made.armed = false;
@@ -100,7 +106,8 @@ impl Drop for Made<'_> {
     fn drop(&mut self) {
         if self.armed {
             if let Some(kept) = keep_logs(self.plan) {
-                eprintln!("logs of the nodes are kept in `{}`", kept.display());
+                // Not `eprintln`: a second panic while one unwinds would leave the mesh behind.
+                let _ = writeln!(std::io::stderr(), "logs of the nodes are kept in `{}`", kept.display());
             }
             down::take_away(self.plan, true, self.fresh);
         }
@@ -118,28 +125,6 @@ fn keep_logs(plan: &Plan) -> Option<PathBuf> {
         }
     }
     Some(kept)
-}
-
-fn prepare(args: &Args) -> Result<()> {
-    // Standard output belongs to the JSON, and what bootstrap says goes there: speak of it only without.
-    if args.json {
-        let mut again = std::process::Command::new(std::env::current_exe()?);
-        let done = again.arg("build").stdout(std::io::stderr()).status().context("cannot start `build`")?;
-        ensure!(done.success(), "`cargo xtask build` failed");
-        return Ok(());
-    }
-    let ready = bootstrap::ensure(&Group::MESH, false, false);
-    for (name, part) in build::all(&ready, false, &mut |name| eprintln!("building {name} ..."))? {
-        match part {
-            Part::Built(ran) if !ran.ok => {
-                ran.tail.iter().for_each(|line| eprintln!("{line}"));
-                bail!("building {name} failed ({}), log `{}`", ran.why, ran.log.display());
-            }
-            Part::Built(_) => {}
-            Part::Skipped(lack) => eprintln!("without {name}: {lack}"),
-        }
-    }
-    Ok(())
 }
 
 /// Makes the folder ours.

@@ -83,6 +83,19 @@ impl Suite {
         }
     }
 
+    /// What it needs of the machine.
+    fn needs(self) -> &'static [Group] {
+        match self {
+            Self::Fmt => &[Group::Lint],
+            Self::Tidy => &[],
+            Self::Build | Self::C => &Group::BUILD,
+            Self::Clippy => &[Group::Base, Group::Lint],
+            Self::Loom => &[Group::Base],
+            Self::Miri => &[Group::Miri],
+            Self::Unit | Self::Bench | Self::Nodes => &Group::TRIALS,
+        }
+    }
+
     /// True if `--filter` chooses from its tests. Loom and Miri have a filter of their own already; with `--suite`
     /// it gives way to the user's.
     fn is_filtered(self, asked_for: bool) -> bool {
@@ -100,7 +113,8 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
         .filter(|s| args.suites.is_empty() || args.suites.contains(s))
         .filter(|s| args.filter.is_none() || s.is_filtered(!args.suites.is_empty()))
         .collect();
-    let ready = bootstrap::ensure(if args.no_bootstrap { &[] } else { &Group::ALL }, false, false);
+    let needs = |group: &Group| !args.no_bootstrap && wanted.iter().any(|suite| suite.needs().contains(group));
+    let ready = bootstrap::ensure(&Group::ALL.into_iter().filter(needs).collect::<Vec<_>>(), false, false);
     let mut report = report::Report::new(wanted.len());
     for suite in wanted {
         report.begin(suite.name());

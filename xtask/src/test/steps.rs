@@ -8,7 +8,7 @@ use super::report::Report;
 use super::{Args, Suite};
 use crate::bootstrap::Ready;
 use crate::build::{self, Part};
-use crate::{run, tidy};
+use crate::{mesh, run, tidy};
 use anyhow::Result;
 use std::process::Command;
 use std::time::Duration;
@@ -65,7 +65,9 @@ fn tests(name: &str, command: &mut Command, args: &Args, report: &mut Report) ->
 }
 
 fn build(ready: &Ready, report: &mut Report) -> Result<()> {
-    for (name, part) in build::all(ready, false, &mut |name| report.progress(name))? {
+    for (name, part) in
+        build::all(ready, false, &mut |name, line| report.progress(if line.is_empty() { name } else { line }))?
+    {
         match part {
             Part::Built(ran) => report.step(&format!("build {name}"), &ran),
             Part::Skipped(lack) => report.skip(&format!("build {name}"), &lack),
@@ -156,11 +158,14 @@ fn loom(args: &Args, report: &mut Report) -> Result<()> {
 }
 
 fn miri(ready: &Ready, args: &Args, report: &mut Report) -> Result<()> {
-    if let Err(lack) = &ready.miri {
-        report.skip("Miri", lack);
-        return Ok(());
-    }
-    let mut cargo = run::cargo_of("nightly");
+    let nightly = match &ready.miri {
+        Ok(nightly) => nightly,
+        Err(lack) => {
+            report.skip("Miri", lack);
+            return Ok(());
+        }
+    };
+    let mut cargo = run::cargo_of(nightly);
     cargo.env("CARGO_TARGET_DIR", run::target_dir().join("miri")).env("MIRIFLAGS", "-Zmiri-disable-isolation");
     cargo.args(["miri", "test", "--package", "understudy-ring", "--no-fail-fast"]);
     libtest_flags(&mut cargo, args, Some("miri_"));
@@ -180,5 +185,6 @@ fn bench(report: &mut Report) -> Result<()> {
 fn nodes(args: &Args, report: &mut Report) -> Result<()> {
     let Some(programs) = programs::compile(report)? else { return Ok(()) };
     let (_, nodes) = programs::split(programs);
+    mesh::take_away_stale();
     run_programs("nodes", &nodes, args, report)
 }
