@@ -21,7 +21,7 @@ fn random_kills(format: &str) {
 
 fn run(trial: &Trial) -> Result<()> {
     let workers = trial.workers(Duration::from_millis(5))?;
-    let tally = trial.traffic(workers, || kill_at_random(trial, traffic_time(25, 180)))?;
+    let tally = trial.traffic(workers, || kill_at_random(trial, traffic_time(12, 180)))?;
     trial.settle()?;
     trial.compare(&tally)?;
     // Found by a comparison that waited until nothing was owed: a difference that `status` called equal. The
@@ -57,22 +57,18 @@ fn kill_at_random(trial: &Trial, time: Duration) -> Result<()> {
 }
 
 #[test]
-#[ignore = "long: needs UNDERSTUDY_TEST_LONG=1 or --ignored"]
 fn random_kills_lose_nothing_maildir() {
     skip_if_lacking!("random_kills_lose_nothing_maildir");
     random_kills("maildir");
 }
 
 #[test]
-#[ignore = "long: needs UNDERSTUDY_TEST_LONG=1 or --ignored"]
 fn random_kills_lose_nothing_sdbox() {
     skip_if_lacking!("random_kills_lose_nothing_sdbox");
     random_kills("sdbox");
 }
 
-/// Only in a long run: what differs between the dbox formats shows without kills too.
 #[test]
-#[ignore = "long: needs UNDERSTUDY_TEST_LONG=1 or --ignored"]
 fn random_kills_lose_nothing_mdbox() {
     skip_if_lacking!("random_kills_lose_nothing_mdbox");
     random_kills("mdbox");
