@@ -13,7 +13,9 @@ use std::time::Duration;
 use understudy_types::op::Op;
 
 use super::{ApplyItem, DumpOptions, Outcome, Status, Store, StoreError};
-use crate::limits::{STORE_ANSWER_MS_MAX, STORE_REQUEST_BYTES, STORE_REQUEST_OPS_MAX, STORE_TIMEOUT_MS};
+use crate::limits::{
+    STORE_ANSWER_MS_MAX, STORE_DUMP_MS_MAX, STORE_REQUEST_BYTES, STORE_REQUEST_OPS_MAX, STORE_TIMEOUT_MS,
+};
 
 mod wire;
 
@@ -28,16 +30,16 @@ pub struct DovecotConfig {
     pub spool: Option<PathBuf>,
     /// Longest time without a byte of progress.
     pub timeout: Duration,
-    /// As `timeout`, for a dump that puts bodies into the spool.
-    pub timeout_bodies: Duration,
+    /// As `timeout`, for a dump: without bodies, and with.
+    pub timeout_dump: [Duration; 2],
 }
 
 impl DovecotConfig {
     /// With the usual time-outs.
     #[must_use]
     pub fn new(socket: PathBuf, spool: Option<PathBuf>) -> Self {
-        let timeout = Duration::from_millis(STORE_ANSWER_MS_MAX);
-        Self { socket, spool, timeout, timeout_bodies: Duration::from_millis(STORE_TIMEOUT_MS) }
+        let timeout_dump = [STORE_DUMP_MS_MAX, STORE_TIMEOUT_MS].map(Duration::from_millis);
+        Self { socket, spool, timeout: Duration::from_millis(STORE_ANSWER_MS_MAX), timeout_dump }
     }
 }
 
@@ -161,10 +163,8 @@ impl DovecotStore {
         let flags = u32::from(options.messages || options.bodies) | u32::from(options.bodies) << 1;
         let mut body = flags.to_le_bytes().to_vec();
         body.extend_from_slice(&[0; 16]);
-        if options.bodies {
-            let patience = self.config.timeout_bodies;
-            self.connected()?.set_timeout(patience)?;
-        }
+        let patience = self.config.timeout_dump[usize::from(options.bodies)];
+        self.connected()?.set_timeout(patience)?;
         let mut reply = self.request(command::DUMP, &body)?;
         while reply.status == 0 && !reply.body.is_empty() {
             for raw in wire::runs(&reply.body) {
@@ -173,10 +173,8 @@ impl DovecotStore {
             }
             reply = self.more(command::DUMP)?;
         }
-        if options.bodies {
-            let patience = self.config.timeout;
-            self.connected()?.set_timeout(patience)?;
-        }
+        let patience = self.config.timeout;
+        self.connected()?.set_timeout(patience)?;
         if reply.status == 0 { Ok(()) } else { refuse(reply.text()) }
     }
 }

@@ -5,11 +5,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use understudy_tests::imap::Imap;
+use understudy_tests::mesh::CLIENT_WAIT;
 
 use crate::trial::{Trial, is_long, now, skip_if_lacking, traffic_time};
+use crate::worker::Tally;
 
 fn random_kills(format: &str) {
     let accounts = if is_long() { 10 } else { 6 };
@@ -54,6 +57,41 @@ fn kill_at_random(trial: &Trial, time: Duration) -> Result<()> {
     }
     println!("{} kills: {}", killed.len(), killed.join(", "));
     Ok(())
+}
+
+/// What was captured before a kill is not told as applied by an agent that never saw it.
+#[test]
+fn an_agent_that_was_killed_calls_no_replica_equal_that_is_behind() {
+    skip_if_lacking!("an_agent_that_was_killed_calls_no_replica_equal_that_is_behind");
+    let trial = Trial::up("killed_behind", 2, &["--level", "peer"], &[]).expect("comes up");
+    let result = killed_behind(&trial);
+    trial.end(result);
+}
+
+fn killed_behind(trial: &Trial) -> Result<()> {
+    let account = trial.active_on("node1").into_iter().next().context("an account")?;
+    let target = trial.state().target(&account, "node1")?;
+    let login = || Imap::login(&target.imap.0, target.imap.1, &account.name, &account.password, CLIENT_WAIT);
+    login()?.append("INBOX", "", b"Subject: first\r\n\r\ntext\r\n")?;
+    trial.settle()?;
+    // The replica's agent takes what comes, and its store does not.
+    trial.mesh.kill("node2", "store", "STOP")?;
+    login()?.append("INBOX", "", b"Subject: second\r\n\r\ntext\r\n")?;
+    trial.mesh.kill("node1", "agent", "KILL")?;
+    trial.mesh.start("node1", "all")?;
+    let started = now();
+    let mut told = Vec::new();
+    while started.elapsed() < Duration::from_secs(4) {
+        let state = trial.mesh.status()?;
+        let lag = state.accounts.iter().find(|a| a.name == account.name).and_then(|a| a.lag.as_ref());
+        told.push(lag.and_then(|lag| lag.operations));
+    }
+    trial.mesh.kill("node2", "store", "CONT")?;
+    ensure!(!told.contains(&Some(0)), "told to be equal: {told:?}");
+    ensure!(told.last().is_some_and(Option::is_some), "the replica is connected, and its lag known: {told:?}");
+    trial.settle()?;
+    let promised = ["first", "second"].map(|token| (account.name.clone(), token.to_owned())).to_vec();
+    trial.compare(&Tally { promised, ..Tally::default() })
 }
 
 #[test]

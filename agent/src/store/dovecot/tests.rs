@@ -57,7 +57,7 @@ fn service(
             }
         }
     });
-    (DovecotStore::new(DovecotConfig { socket, spool: None, timeout: TIMEOUT, timeout_bodies: TIMEOUT }), thread)
+    (DovecotStore::new(DovecotConfig { socket, spool: None, timeout: TIMEOUT, timeout_dump: [TIMEOUT; 2] }), thread)
 }
 
 fn item() -> ApplyItem {
