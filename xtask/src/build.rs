@@ -68,7 +68,7 @@ pub(crate) fn all(
 ) -> Result<Vec<(&'static str, Part)>> {
     let mut parts = Vec::new();
     progress(KERNEL_PROGRAMS, "");
-    parts.push((KERNEL_PROGRAMS, kernel_programs(ready, &mut |line| progress(KERNEL_PROGRAMS, line))?));
+    parts.push((KERNEL_PROGRAMS, kernel_programs(ready, &mut |line| pass(KERNEL_PROGRAMS, line, progress))?));
     progress("workspace", "");
     let mut cargo = run::cargo();
     // Not xtask itself: the program that runs this would be replaced under its own feet, and starts itself again later.
@@ -76,11 +76,18 @@ pub(crate) fn all(
     if release {
         cargo.arg("--release");
     }
-    let built = run::step("build workspace", &mut cargo, BUILD_LIMIT, &mut |line| progress("workspace", line))?;
+    let built = run::step("build workspace", &mut cargo, BUILD_LIMIT, &mut |line| pass("workspace", line, progress))?;
     parts.push(("workspace", Part::Built(built)));
     progress("dovecot plugins", "");
     parts.push(("dovecot plugins", dovecot(ready, release)?));
     Ok(parts)
+}
+
+/// Passes a line of a tool on, but no empty one: that would say that the part begins.
+fn pass(part: &str, line: &str, progress: &mut dyn FnMut(&str, &str)) {
+    if !line.trim().is_empty() {
+        progress(part, line);
+    }
 }
 
 /// Installs and builds what a mesh needs. A part that cannot be had here, and kernel programs that do not compile, are

@@ -27,9 +27,19 @@ pub(crate) fn root() -> PathBuf {
     here.parent().unwrap_or(here).to_path_buf()
 }
 
-/// `target`, or what the caller's environment says instead.
+/// Where cargo builds: as the caller's environment says, or where this program lies, which is also right when the
+/// user's own configuration of cargo names another folder than `target`.
 pub(crate) fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    if let Some(named) = std::env::var_os("CARGO_TARGET_DIR") {
+        return root().join(named);
+    }
+    let program = std::env::current_exe().unwrap_or_default();
+    match program.parent() {
+        Some(profile) if profile.ends_with("debug") || profile.ends_with("release") => {
+            profile.parent().map_or_else(|| root().join("target"), Path::to_path_buf)
+        }
+        _ => root().join("target"),
+    }
 }
 
 /// The cargo that started us.

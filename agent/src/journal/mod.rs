@@ -174,7 +174,7 @@ struct QueuedBytes(AtomicUsize);
 impl QueuedBytes {
     fn add(&self, bytes: usize) -> bool {
         let fits = |now: usize| (now == 0 || now + bytes <= JOURNAL_QUEUE_BYTES_MAX).then_some(now + bytes);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+        self.0.try_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
     }
 
     fn sub(&self, bytes: usize) {
