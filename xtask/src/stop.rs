@@ -46,7 +46,7 @@ pub(crate) fn speak_plainly_of_closed_pipes() {
         use std::io::Write;
         let text = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
         if text.starts_with("failed printing to std") {
-            let _ = writeln!(std::io::stderr(), "error: the reader of the output is gone; stopped");
+            let _ = writeln!(std::io::stderr(), "error: {text}; stopped");
         } else {
             usual(panic);
         }

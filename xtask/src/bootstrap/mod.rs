@@ -88,12 +88,6 @@ pub(crate) struct Ready {
 pub(crate) fn main(args: &Args) -> Result<bool> {
     let groups = if args.groups.is_empty() { Group::ALL.to_vec() } else { args.groups.clone() };
     ensure(&groups, args.dry_run, true);
-    for ability in host::abilities() {
-        match ability.state {
-            Ok(()) => println!("host     fine     {} ({})", ability.name, ability.used_by),
-            Err(lack) => println!("host     lacking  {} ({}): {lack}", ability.name, ability.used_by),
-        }
-    }
     Ok(true)
 }
 
@@ -128,6 +122,16 @@ pub(crate) fn ensure(groups: &[Group], dry_run: bool, verbose: bool) -> Ready {
     for (group, lack) in ready.lacks() {
         if wanted(group) {
             println!("{:8} missing  {lack}", group.name());
+        }
+    }
+    // Where agents are to run, also what the kernel does not let them do; where not, nobody needs it.
+    // What the mesh lacks is named above.
+    let shown = |name: &str| verbose || wanted(Group::Mesh) && !["root", "network namespaces"].contains(&name);
+    for ability in host::abilities().into_iter().filter(|a| shown(a.name)) {
+        match ability.state {
+            Ok(()) if verbose => println!("host     fine     {} ({})", ability.name, ability.used_by),
+            Ok(()) => {}
+            Err(lack) => println!("host     lacking  {} ({}): {lack}", ability.name, ability.used_by),
         }
     }
     ready

@@ -53,7 +53,11 @@ pub(super) fn ensure_kernel(dry_run: bool, verbose: bool) -> Result<KernelWay, L
     let way = compiler().map_or_else(|| install_compiler(dry_run), Ok);
     if let Some(linker) = run::which("bpf-linker") {
         if let (true, Ok(way)) = (verbose, &way) {
-            println!("kernel   have     {way:?} compiler, {}", linker.display());
+            let compiler = match way {
+                KernelWay::Nightly(name) => name,
+                KernelWay::Debian => DEBIAN_RUSTC,
+            };
+            println!("kernel   have     compiler {compiler}, {}", linker.display());
         }
         return way;
     }
