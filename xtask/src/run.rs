@@ -117,6 +117,26 @@ const TAIL_LINES: usize = 60;
 /// When the log cannot be written, and when a signal asked us to end. A program that cannot be started is a step that
 /// failed, not an error here.
 pub(crate) fn step(name: &str, command: &mut Command, limit: Duration, on_line: &mut dyn FnMut(&str)) -> Result<Ran> {
+    carry_out(name, command, limit, true, on_line)
+}
+
+/// As [`step`], but a signal that asks us to end has to wait until the step has ended: a package manager that is killed
+/// half way leaves the system to be repaired by hand.
+///
+/// # Errors
+/// As [`step`].
+pub(crate) fn step_uninterrupted(name: &str, command: &mut Command, limit: Duration) -> Result<Ran> {
+    let ran = carry_out(name, command, limit, false, &mut |_| {})?;
+    stop::check().map(|()| ran)
+}
+
+fn carry_out(
+    name: &str,
+    command: &mut Command,
+    limit: Duration,
+    may_be_stopped: bool,
+    on_line: &mut dyn FnMut(&str),
+) -> Result<Ran> {
     stop::check()?;
     let logs = target_dir().join("test-logs");
     std::fs::create_dir_all(&logs).with_context(|| format!("cannot make `{}`", logs.display()))?;
@@ -146,7 +166,9 @@ pub(crate) fn step(name: &str, command: &mut Command, limit: Duration, on_line: 
     let mut ended_at = started;
     let mut timed_out = false;
     loop {
-        stop::check()?;
+        if may_be_stopped {
+            stop::check()?;
+        }
         match lines.recv_timeout(Duration::from_millis(200)) {
             Ok(line) => take(line)?,
             Err(RecvTimeoutError::Disconnected) if status.is_some() => break,

@@ -1,13 +1,13 @@
 //! Debian packages: which are there, and installing those that are not.
 //!
 //! Owns: the calls of `dpkg-query` and `apt-get`. What can hurt: packages that start a service when installed; a
-//! `policy-rc.d` that says no stands guard meanwhile, and is removed only if it is ours.
+//! `policy-rc.d` that says no stands guard meanwhile, and is removed only if it is ours. Ctrl-C waits for `apt-get`.
 //! Refuses: removing a package to make room for another (`--no-remove`).
 
 use super::Group;
 use super::needs::{NEEDS, Need};
 use crate::host::{self, Lack};
-use crate::run;
+use crate::{run, stop};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -19,6 +19,9 @@ const POLICY_MARK: &str = "# put here by `cargo xtask bootstrap` while it instal
 pub(super) fn ensure(groups: &[Group], dry_run: bool, verbose: bool, lacks: &mut Vec<(Group, Lack)>) {
     let needs: Vec<&Need> = NEEDS.iter().filter(|n| groups.contains(&n.group)).collect();
     let missing = missing_of(&needs);
+    if !dry_run && NoServices::is_ours() {
+        drop(NoServices(true)); // of a run that was killed
+    }
     for need in &needs {
         let absent = absent(need, &missing);
         if absent.is_empty() {
@@ -92,7 +95,7 @@ fn install_all(needs: &[&Need], missing: &BTreeSet<&str>) {
     let _guard = NoServices::stand();
     apt_update_once();
     let common = ["install", "--yes", "--no-install-recommends", "--no-remove"];
-    if !run_apt(command.args(common).args(missing)) {
+    if !run_apt(command.args(common).args(missing)) && stop::check().is_ok() {
         // One name that this release does not have must not keep the rest away.
         for need in needs {
             let absent = absent(need, missing);
@@ -135,7 +138,7 @@ fn run_apt(command: &mut Command) -> bool {
     let limit = std::time::Duration::from_secs(1800);
     let name =
         format!("apt-get {}", command.get_args().skip(3).take(1).map(|a| a.to_string_lossy()).collect::<String>());
-    match run::step(&name, command, limit, &mut |_| {}) {
+    match run::step_uninterrupted(&name, command, limit) {
         Ok(ran) if ran.ok => true,
         Ok(ran) => {
             let last = ran.tail.iter().rev().find(|l| l.starts_with("E:")).or(ran.tail.last());
@@ -153,9 +156,12 @@ fn run_apt(command: &mut Command) -> bool {
 struct NoServices(bool);
 
 impl NoServices {
+    fn is_ours() -> bool {
+        std::fs::read_to_string(POLICY).is_ok_and(|text| text.contains(POLICY_MARK))
+    }
+
     fn stand() -> Self {
-        let ours = std::fs::read_to_string(POLICY).is_ok_and(|text| text.contains(POLICY_MARK));
-        if Path::new(POLICY).exists() && !ours {
+        if Path::new(POLICY).exists() && !Self::is_ours() {
             return Self(false); // the administrator's own policy counts
         }
         let script = format!("#!/bin/sh\n{POLICY_MARK}\nexit 101\n");

@@ -11,7 +11,7 @@ mod rustup;
 mod tools;
 
 use crate::host::{self, Lack};
-use crate::run;
+use crate::{run, stop};
 use anyhow::Result;
 use std::path::PathBuf;
 
@@ -88,6 +88,7 @@ pub(crate) struct Ready {
 pub(crate) fn main(args: &Args) -> Result<bool> {
     let groups = if args.groups.is_empty() { Group::ALL.to_vec() } else { args.groups.clone() };
     ensure(&groups, args.dry_run, true);
+    stop::check()?;
     Ok(true)
 }
 
@@ -116,6 +117,9 @@ pub(crate) fn ensure(groups: &[Group], dry_run: bool, verbose: bool) -> Ready {
     let lint = if wanted(Group::Lint) { tools::ensure_lint(dry_run, verbose) } else { Ok(()) };
 
     let ready = Ready { kernel, dovecot, mesh, s3, miri, lint };
+    if stop::check().is_err() {
+        return ready; // the caller's next step says so; what is missing is no finding now
+    }
     if let Err(lack) = base {
         println!("base     missing  {lack}");
     }

@@ -5,7 +5,7 @@
 
 use super::{debian, rustup};
 use crate::host::Lack;
-use crate::run;
+use crate::{run, stop};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -154,6 +154,9 @@ pub(super) fn ensure_lint(dry_run: bool, verbose: bool) -> Result<(), Lack> {
 
 /// One line of what is installed and why; true if it is to be done.
 fn say(group: &str, what: &str, why: &str, dry_run: bool) -> bool {
+    if stop::check().is_err() {
+        return false;
+    }
     let verb = if dry_run { "would" } else { "install" };
     println!("{group:8} {verb:8} {what}: {why}");
     !dry_run
