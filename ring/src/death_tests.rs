@@ -151,9 +151,12 @@ fn an_intent_of_a_dead_producer_comes_after_its_records_and_only_if_it_is_open()
     dying.publish(&RecordSpec::op(b"ada", b"done", 0).closing(closed)).unwrap();
     dying.intent_end(b"ada", ended, 0).unwrap();
     memory.set_held(1, false);
+    assert_eq!(consumer.waker().unread(consumer.read_index()), 5);
     for _ in 0..5 {
         assert!(matches!(poll_for(&mut consumer), Event::Record(_)));
     }
+    assert_eq!(consumer.waker().unread(consumer.read_index()), 0);
+    assert_eq!(consumer.open_intents(), vec![gap_bucket(b"bob")], "until its producer is known to be dead");
     let orphan = orphan(poll_for(&mut consumer));
     assert_eq!(
         (orphan.intent, orphan.account.as_deref(), orphan.payload.as_slice()),
@@ -161,6 +164,7 @@ fn an_intent_of_a_dead_producer_comes_after_its_records_and_only_if_it_is_open()
     );
     assert_eq!(consumer.take_gaps(), vec![gap_bucket(b"bob")], "kept until it is done");
     assert_eq!(consumer.stats().intents_open, 0);
+    assert_eq!(consumer.open_intents(), vec![]);
 }
 
 #[test]
@@ -176,6 +180,9 @@ fn an_intent_outlives_the_agent_that_read_it() {
     drop(first);
     let mut second = consumer(&memory);
     assert_eq!(second.stats().intents_open, 2);
+    let mut open_now = vec![gap_bucket(b"bob"), gap_bucket(b"eve")];
+    open_now.sort_unstable();
+    assert_eq!(second.open_intents(), open_now, "also without their names");
     dying.publish(&RecordSpec::op(b"eve", b"done", 0).closing(closed)).unwrap();
     memory.set_held(1, false);
     assert!(matches!(poll_for(&mut second), Event::Record(_)));

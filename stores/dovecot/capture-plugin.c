@@ -66,16 +66,22 @@ static struct mail_storage_hooks us_hooks = {
     .mailbox_opened = us_mailbox_opened,
 };
 
+static struct mail_storage_hooks us_rebuilt_hooks = {
+    .mailbox_allocated = us_rebuilt_mailbox_allocated,
+};
+
 void understudy_plugin_init(struct module *module)
 {
     notify_ctx = notify_register(&us_notify_vfuncs);
     mail_storage_hooks_add(module, &us_hooks);
+    mail_storage_hooks_add(module, &us_rebuilt_hooks);
     us_index_init();
 }
 
 void understudy_plugin_deinit(void)
 {
     us_index_deinit();
+    mail_storage_hooks_remove(&us_rebuilt_hooks);
     mail_storage_hooks_remove(&us_hooks);
     compat_notify_unregister(&notify_ctx);
     us_ring_shutdown();

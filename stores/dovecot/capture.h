@@ -112,6 +112,9 @@ bool us_has_directories(struct mailbox *box, const struct us_mailbox *mbox);
 /* Tells whether the mailbox's name and those above it stand without mail or are gone. */
 void us_directories_publish(struct mailbox *box, struct us_mailbox *mbox);
 
+/* capture-rebuilt.c: mdboxes that are made anew. */
+void us_rebuilt_mailbox_allocated(struct mailbox *box);
+
 /* capture-index.c */
 void us_index_init(void);
 void us_index_deinit(void);
