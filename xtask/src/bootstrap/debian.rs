@@ -139,7 +139,10 @@ fn run_apt(command: &mut Command) -> bool {
     let name =
         format!("apt-get {}", command.get_args().skip(3).take(1).map(|a| a.to_string_lossy()).collect::<String>());
     match run::step_uninterrupted(&name, command, limit) {
-        Ok(ran) if ran.ok => true,
+        Ok(ran) if ran.ok => {
+            println!("         {name}: done in {} s", ran.seconds);
+            true
+        }
         Ok(ran) => {
             let last = ran.tail.iter().rev().find(|l| l.starts_with("E:")).or(ran.tail.last());
             println!("         {name} failed ({}): {}", ran.why, last.map_or("", |l| l.as_str()));
