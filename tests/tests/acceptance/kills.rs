@@ -33,7 +33,7 @@ fn run(trial: &Trial) -> Result<()> {
     trial.compare(&tally)?;
     // Found by a comparison that waited until nothing was owed: a difference that `status` called equal. The
     // UIDVALIDITY of a Maildir that no session has opened is told by the first one that does; whether Dovecot lists an
-    // empty folder that is no mailbox changes by itself; and the comparison may be the first that opens a damaged mdbox.
+    // empty folder that is no mailbox changes by itself; and the comparison may be the first to open a damaged mdbox.
     let rebuilt = trial.rebuilt();
     let is_known = |line: &String| {
         ["UIDVALIDITY is", "the directory is"].iter().any(|words| line.contains(words))
