@@ -90,6 +90,7 @@ static bool us_blob_name(const char *tmp, const char *dir, const unsigned char b
 bool us_blob_capture(const struct us_mailbox *mbox, struct mail *mail, unsigned char blob_id_r[OP_BLOB_ID_BYTES])
 {
     const char *dir = mbox->user->spool_dir, *why = NULL;
+    bool unreadable = FALSE;
     struct us_blob_hasher *hasher;
     struct istream *input;
     char tmp[PATH_MAX];
@@ -101,32 +102,33 @@ bool us_blob_capture(const struct us_mailbox *mbox, struct mail *mail, unsigned 
         us_gap(mbox->account, "setting `understudy_spool` is not set; bodies are not replicated");
         return FALSE;
     }
-    /* An sdbox asserts that the file of a message that is being saved is there when it is read back. Its commit fails
-       all the same. */
-    if (mail->saving && strcmp(mail->box->storage->name, "sdbox") == 0 && compat_moved_away(mail->box))
+    if (compat_unreadable(mail))
         return FALSE;
     mail_storage_last_error_push(mail->box->storage);
     hasher = us_blob_hasher_new();
     if (mail_get_stream_because(mail, NULL, NULL, "understudy", &input) < 0 || hasher == NULL) {
-        why = "the body of a message cannot be read";
+        unreadable = TRUE;
     } else if ((fd = us_blob_create(dir, tmp, sizeof(tmp))) < 0) {
         why = t_strdup_printf("cannot create a file in `%s`: %m", dir);
     } else {
         i_stream_seek(input, 0);
-        if (!us_blob_copy(input, fd, hasher))
-            why = t_strdup_printf("cannot write `%s`: %m", tmp);
+        if (!us_blob_copy(input, fd, hasher)) {
+            unreadable = input->stream_errno != 0;
+            why = unreadable ? NULL : t_strdup_printf("cannot write `%s`: %m", tmp);
+        }
         i_stream_seek(input, 0);
         if (close(fd) < 0 && why == NULL)
             why = t_strdup_printf("cannot close `%s`: %m", tmp);
         us_blob_hasher_finish(hasher, blob_id_r);
-        if (why == NULL && !us_blob_name(tmp, dir, blob_id_r))
+        if (why == NULL && !unreadable && !us_blob_name(tmp, dir, blob_id_r))
             why = t_strdup_printf("cannot rename `%s`: %m", tmp);
-        if (why != NULL)
+        if (why != NULL || unreadable)
             (void)unlink(tmp);
     }
     us_blob_hasher_free(hasher);
+    /* One that cannot be read is mostly of a mailbox that was deleted meanwhile, and will not be committed. */
     if (why != NULL)
         us_gap(mbox->account, why);
     mail_storage_last_error_pop(mail->box->storage);
-    return why == NULL;
+    return why == NULL && !unreadable;
 }

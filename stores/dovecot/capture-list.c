@@ -11,37 +11,69 @@
 #include "capture.h"
 
 #include "mail-namespace.h"
+#include "mailbox-list-index.h"
 #include "mailbox-list-private.h"
 
-/* 1: a mailbox, with its GUID; 0: none that can be opened; -1: not known. The list of mailboxes may go on naming a
- * mailbox, and telling its GUID, that was deleted while others were below it: only opening it tells. */
-static int us_named_guid(struct mailbox *box, const char *name, guid_128_t guid_r)
+/* Opening an INBOX that is not there makes it. */
+static bool looking;
+
+bool us_is_looking(void)
+{
+    return looking;
+}
+
+int us_named_identity(struct mailbox *box, const char *name, guid_128_t guid_r, uint32_t *uid_validity_r)
 {
     struct mailbox *named = mailbox_alloc(box->list, name, MAILBOX_FLAG_READONLY | MAILBOX_FLAG_IGNORE_ACLS);
     struct us_mailbox *mbox = US_MAILBOX_CONTEXT(named);
+    bool was_looking = looking;
     int ret;
 
     guid_128_empty(guid_r);
+    *uid_validity_r = 0;
+    mailbox_skip_create_name_restrictions(named, TRUE);
     mail_storage_last_error_push(box->storage);
+    looking = TRUE;
     if (mailbox_open(named) < 0) {
         ret = mailbox_get_last_mail_error(named) == MAIL_ERROR_NOTFOUND ? 0 : -1;
     } else if (mbox == NULL || !us_mailbox_guid(named, mbox)) {
         ret = -1;
     } else {
+        *uid_validity_r = us_identity_read(named, mbox);
         guid_128_copy(guid_r, mbox->guid);
-        ret = 1;
+        ret = *uid_validity_r == 0 ? -1 : 1;
     }
+    looking = was_looking;
     mailbox_free(&named);
     mail_storage_last_error_pop(box->storage);
     return ret;
 }
 
-bool us_same_as_named(struct mailbox *box, const guid_128_t guid)
+static int us_named_guid(struct mailbox *box, const char *name, guid_128_t guid_r)
 {
-    guid_128_t now;
+    uint32_t uid_validity;
 
-    /* What is not known for certain is left to Dovecot. */
-    return us_named_guid(box, box->vname, now) < 0 || guid_128_equals(now, guid);
+    return us_named_identity(box, name, guid_r, &uid_validity);
+}
+
+bool us_is_gone(struct mailbox *box)
+{
+    return box->mailbox_deleted || (box->index != NULL && mail_index_is_deleted(box->index)) || us_folder_is_gone(box);
+}
+
+bool us_folder_is_gone(struct mailbox *box)
+{
+    const char *path;
+    struct stat st;
+
+    return mailbox_get_path_to(box, MAILBOX_LIST_PATH_TYPE_MAILBOX, &path) > 0 && stat(path, &st) < 0 &&
+           errno == ENOENT;
+}
+
+void us_list_again(struct mailbox *box)
+{
+    if (INDEX_LIST_CONTEXT(box->list) != NULL)
+        mailbox_list_index_refresh_later(box->list);
 }
 
 bool us_has_directories(struct mailbox *box, const struct us_mailbox *mbox)
@@ -68,8 +100,10 @@ void us_below_publish(struct mailbox *box, struct us_mailbox *mbox, const char *
     if (mbox->session_user != NULL || strcmp(box->list->name, MAILBOX_LIST_NAME_MAILDIRPLUSPLUS) != 0)
         return;
     t_array_init(&names, 16);
+    /* Of the folders: the index of the list may be from before the rename. */
     iter = mailbox_list_iter_init(box->list, t_strdup_printf("%s%c*", box->vname, sep),
-                                  MAILBOX_LIST_ITER_NO_AUTO_BOXES | MAILBOX_LIST_ITER_RETURN_NO_FLAGS);
+                                  MAILBOX_LIST_ITER_RAW_LIST | MAILBOX_LIST_ITER_NO_AUTO_BOXES |
+                                      MAILBOX_LIST_ITER_RETURN_NO_FLAGS);
     while ((info = mailbox_list_iter_next(iter)) != NULL) {
         /* A name may hold signs that stand for others in a pattern. */
         if (strncmp(info->vname, box->vname, bytes) != 0 || info->vname[bytes] != sep)

@@ -1,62 +1,17 @@
-/* Changes of mailboxes themselves: created, deleted, renamed, updated, subscribed; and their identity.
+/* Changes of mailboxes themselves: created, deleted, renamed, updated, subscribed.
  *
  * Owns: the plugin's state of a mailbox and the overrides of these commands.
  * What can hurt: Dovecot calls create, delete and rename under the lock of the mailbox list. Operations are
  * published there, so that their order is right, but the wait for the acknowledgement is put off to the next
  * call on the mailbox without a lock, at the latest its `free`; IMAP holds the OK back until then, because a
  * command's output is corked. And asking a Maildir for its status inside create changes its UIDVALIDITY, so
- * that one is told later, by the first sync.
+ * only its files are looked at there.
  * Refuses: storages other than Maildir, sdbox and mdbox; public namespaces, which have no owner. */
 #include "capture.h"
 
 #include "mailbox-uidvalidity.h"
 
 struct us_storage_module us_storage_module = MODULE_CONTEXT_INIT(&mail_storage_module_register);
-
-static bool us_is_maildir(const struct mailbox *box)
-{
-    return strcmp(box->storage->name, "maildir") == 0;
-}
-
-void us_mailbox_guid_again(struct mailbox *box, struct us_mailbox *mbox)
-{
-    guid_128_t guid;
-
-    if (box->opened && compat_dbox_guid(box, guid))
-        guid_128_copy(mbox->guid, guid);
-}
-
-bool us_mailbox_guid(struct mailbox *box, struct us_mailbox *mbox)
-{
-    struct mailbox_metadata metadata;
-
-    us_mailbox_guid_again(box, mbox);
-    if (!guid_128_is_empty(mbox->guid))
-        return TRUE;
-    mail_storage_last_error_push(box->storage);
-    if (mailbox_get_metadata(box, MAILBOX_METADATA_GUID, &metadata) == 0)
-        guid_128_copy(mbox->guid, metadata.guid);
-    mail_storage_last_error_pop(box->storage);
-    return !guid_128_is_empty(mbox->guid);
-}
-
-/* As us_mailbox_guid(), but asks the mailbox itself: the list of mailboxes goes on telling the GUID of one that was
- * deleted while it had children, and what is left of that is a directory. */
-static void us_mailbox_guid_now(struct mailbox *box, struct us_mailbox *mbox)
-{
-    struct mailbox *again = mailbox_alloc(box->list, box->vname, MAILBOX_FLAG_READONLY | MAILBOX_FLAG_IGNORE_ACLS);
-    enum mail_error error = MAIL_ERROR_NONE;
-
-    mail_storage_last_error_push(box->storage);
-    if (mailbox_open(again) < 0)
-        (void)mailbox_get_last_error(again, &error);
-    mailbox_free(&again);
-    mail_storage_last_error_pop(box->storage);
-    if (error == MAIL_ERROR_NOTFOUND)
-        guid_128_empty(mbox->guid);
-    else
-        (void)us_mailbox_guid(box, mbox);
-}
 
 void us_mailbox_wait_deferred(struct us_mailbox *mbox)
 {
@@ -102,30 +57,68 @@ static bool us_change_begin(struct mailbox *box, struct us_mailbox *mbox, struct
     return FALSE;
 }
 
-/* After a change of the list that failed. What the client is told as its own mistake was refused before anything was
- * done; any other failure may have come half way. */
-static void us_change_failed(struct mailbox *box, struct us_account *account, struct us_intent *intent)
+/* After a change of the list that failed: whether it was refused before anything was done, as what the client is told
+ * as its own mistake. */
+static bool us_change_refused(struct mailbox *box)
 {
     switch (mailbox_get_last_mail_error(box)) {
-    case MAIL_ERROR_NOTFOUND:
-    case MAIL_ERROR_EXISTS:
     case MAIL_ERROR_PARAMS:
     case MAIL_ERROR_PERM:
     case MAIL_ERROR_NOTPOSSIBLE:
-        break;
+    case MAIL_ERROR_NOQUOTA:
+    case MAIL_ERROR_LIMIT:
+        return TRUE;
     default:
-        us_gap(account, "a change of a mailbox failed, perhaps half way");
-        break;
+        return FALSE;
     }
-    us_intent_end(account, intent);
+}
+
+/* Closes the intent, if it is given. */
+static void us_created_publish(struct mailbox *box, struct us_mailbox *mbox, uint32_t uid_validity,
+                               struct us_intent *intent)
+{
+    struct op op;
+
+    op_begin(&op, OP_MAILBOX_CREATED);
+    op_put_guid(&op, OP_TAG_MAILBOX_GUID, mbox->guid);
+    op_put_text(&op, OP_TAG_MAILBOX_NAME, mbox->name, OP_NAME_BYTES_MAX);
+    if (guid_128_is_empty(mbox->guid))
+        op_put_u32(&op, OP_TAG_DIRECTORY, 1);
+    else
+        op_put_u32(&op, OP_TAG_UID_VALIDITY, uid_validity);
+    us_put_session(&op, box, mbox);
+    us_publish(mbox->account, &op, OP_MAILBOX_CREATED, intent, &mbox->deferred);
+    op_free(&op);
+}
+
+/* A session that opened the folder before it was a mailbox has made it one (sdbox, mdbox: CREATE then says that it
+ * exists), and folders above may have been made: what there is now is told, whoever made it. */
+static void us_create_failed(struct mailbox *box, struct us_mailbox *mbox, struct us_intent *intent)
+{
+    uint32_t uid_validity;
+    int there;
+
+    if (!us_is_looking() && !us_change_refused(box)) {
+        there = us_named_identity(box, box->vname, mbox->guid, &uid_validity);
+        if (there > 0) {
+            us_created_publish(box, mbox, uid_validity, NULL);
+            /* Dovecot's list does not have it (seen with mdbox). */
+            us_list_again(box);
+        } else if (there < 0) {
+            us_gap(mbox->account, "a mailbox was not created, or only half");
+        }
+        if (us_has_directories(box, mbox))
+            us_directories_publish(box, mbox);
+    }
+    us_intent_end(mbox->account, intent);
 }
 
 static int us_create_box(struct mailbox *box, const struct mailbox_update *update, bool directory)
 {
     struct us_mailbox *mbox = US_MAILBOX_CONTEXT(box);
     struct mailbox_update filled;
+    uint32_t uid_validity = 0;
     struct us_intent intent;
-    struct op op;
     bool capture;
     int ret;
 
@@ -151,23 +144,22 @@ static int us_create_box(struct mailbox *box, const struct mailbox_update *updat
     }
     ret = mbox->module_ctx.super.create_box(box, update, directory);
     if (ret < 0) {
-        us_change_failed(box, mbox->account, &intent);
+        us_create_failed(box, mbox, &intent);
         return ret;
     }
     guid_128_empty(mbox->guid);
-    if (!directory || us_is_maildir(box))
-        (void)us_mailbox_guid(box, mbox);
-
-    op_begin(&op, OP_MAILBOX_CREATED);
-    op_put_guid(&op, OP_TAG_MAILBOX_GUID, mbox->guid);
-    op_put_text(&op, OP_TAG_MAILBOX_NAME, mbox->name, OP_NAME_BYTES_MAX);
-    if (guid_128_is_empty(mbox->guid))
-        op_put_u32(&op, OP_TAG_DIRECTORY, 1);
-    else if (update != NULL && !us_is_maildir(box))
-        op_put_u32(&op, OP_TAG_UID_VALIDITY, update->uid_validity);
-    us_put_session(&op, box, mbox);
-    us_publish(mbox->account, &op, OP_MAILBOX_CREATED, &intent, &mbox->deferred);
-    op_free(&op);
+    /* What has come to be, not what was asked for: a session that opened it meanwhile may have been first. */
+    if ((!directory || us_is_maildir(box)) && us_mailbox_guid(box, mbox))
+        uid_validity = us_identity_read(box, mbox);
+    /* The list of mailboxes has answered, and knows one that stood there before. */
+    if (uid_validity == 0 && us_is_maildir(box))
+        (void)us_named_identity(box, box->vname, mbox->guid, &uid_validity);
+    if (uid_validity == 0 && (!directory || us_is_maildir(box))) {
+        us_gap(mbox->account, "a new mailbox has no identity");
+        us_intent_end(mbox->account, &intent);
+        return ret;
+    }
+    us_created_publish(box, mbox, uid_validity, &intent);
     return ret;
 }
 
@@ -216,20 +208,43 @@ static int us_update_box(struct mailbox *box, const struct mailbox_update *updat
     return ret;
 }
 
+static void us_deleted_publish(struct mailbox *box, struct us_mailbox *mbox, const guid_128_t guid)
+{
+    struct op op;
+
+    op_begin(&op, OP_MAILBOX_DELETED);
+    op_put_bytes(&op, OP_TAG_MAILBOX_GUID, guid, GUID_128_SIZE, GUID_128_SIZE); /* a directory has zeros */
+    op_put_text(&op, OP_TAG_MAILBOX_NAME, mbox->name, OP_NAME_BYTES_MAX);
+    us_put_session(&op, box, mbox);
+    us_publish(mbox->account, &op, OP_MAILBOX_DELETED, NULL, &mbox->deferred);
+    op_free(&op);
+    if (us_has_directories(box, mbox))
+        us_directories_publish(box, mbox);
+}
+
 static int us_delete_box(struct mailbox *box)
 {
     struct us_mailbox *mbox = US_MAILBOX_CONTEXT(box);
-    static const guid_128_t zeros;
     struct us_intent intent;
-    struct op op;
-    bool capture, directories;
-    int ret;
+    uint32_t uid_validity;
+    guid_128_t guid;
+    bool capture;
+    int ret, there = 0;
 
-    if (mbox->account != NULL)
-        us_mailbox_guid_now(box, mbox); /* only before: afterwards it is gone */
+    guid_128_empty(guid);
+    if (mbox->account != NULL) {
+        there = us_named_identity(box, box->vname, guid, &uid_validity); /* only before: afterwards it is gone */
+        guid_128_copy(mbox->guid, guid);
+        if (there <= 0 && box->opened) {
+            /* As one whose deletion once ended half way. */
+            us_mailbox_guid_again(box, mbox);
+            guid_128_copy(guid, mbox->guid);
+            there = guid_128_is_empty(guid) ? -1 : 1;
+        }
+    }
     if (!us_change_begin(box, mbox, mbox->account, &intent, &capture))
         return -1;
-    if (mbox->account != NULL && !us_same_as_named(box, mbox->guid)) {
+    if (mbox->account != NULL && box->opened && compat_moved_away(box)) {
         /* Renamed or deleted since Dovecot opened it: going on would harm two mailboxes. */
         mail_storage_set_error(box->storage, MAIL_ERROR_NOTFOUND, T_MAIL_ERR_MAILBOX_NOT_FOUND(box->vname));
         if (capture)
@@ -239,68 +254,72 @@ static int us_delete_box(struct mailbox *box)
     ret = mbox->module_ctx.super.delete_box(box);
     if (!capture)
         return ret;
-    if (ret < 0) {
-        us_change_failed(box, mbox->account, &intent);
-        return ret;
-    }
-    directories = us_has_directories(box, mbox);
-    op_begin(&op, OP_MAILBOX_DELETED);
-    if (guid_128_is_empty(mbox->guid)) /* a directory has none */
-        op_put_bytes(&op, OP_TAG_MAILBOX_GUID, zeros, sizeof(zeros), sizeof(zeros));
-    else
-        op_put_guid(&op, OP_TAG_MAILBOX_GUID, mbox->guid);
-    op_put_text(&op, OP_TAG_MAILBOX_NAME, mbox->name, OP_NAME_BYTES_MAX);
-    us_put_session(&op, box, mbox);
-    us_publish(mbox->account, &op, OP_MAILBOX_DELETED, directories ? NULL : &intent, &mbox->deferred);
-    op_free(&op);
-    if (directories) {
-        us_directories_publish(box, mbox);
-        us_intent_end(mbox->account, &intent);
-    }
+    if (there < 0)
+        us_gap(mbox->account, "it is not known which mailbox was deleted");
+    else if (ret == 0 || (there > 0 && us_folder_is_gone(box)))
+        us_deleted_publish(box, mbox, guid);
+    else if (mailbox_get_last_mail_error(box) == MAIL_ERROR_TEMP)
+        us_gap(mbox->account, "a mailbox was not deleted, or only half");
+    us_intent_end(mbox->account, &intent);
     guid_128_empty(mbox->guid);
-    mbox->identity_sent = FALSE;
+    mbox->identity_sent = 0;
     return ret;
+}
+
+static void us_renamed_publish(struct mailbox *src, struct us_mailbox *from, const char *to)
+{
+    struct op op;
+
+    op_begin(&op, OP_MAILBOX_RENAMED);
+    op_put_guid(&op, OP_TAG_MAILBOX_GUID, from->guid);
+    op_put_text(&op, OP_TAG_OLD_NAME, from->name, OP_NAME_BYTES_MAX);
+    op_put_text(&op, OP_TAG_MAILBOX_NAME, to, OP_NAME_BYTES_MAX);
+    us_put_session(&op, src, from);
+    us_publish(from->account, &op, OP_MAILBOX_RENAMED, NULL, &from->deferred);
+    op_free(&op);
 }
 
 static int us_rename_box(struct mailbox *src, struct mailbox *dest)
 {
     struct us_mailbox *from = US_MAILBOX_CONTEXT(src), *to = US_MAILBOX_CONTEXT(dest);
+    bool own = to != NULL && to->account == from->account, capture, moved, known;
     struct us_intent intent;
-    struct op op;
-    bool capture, directories;
-    int ret;
+    uint32_t uid_validity;
+    int ret, there = 0;
 
     if (from->account != NULL)
-        us_mailbox_guid_now(src, from);
+        there = us_named_identity(src, src->vname, from->guid, &uid_validity);
     if (!us_change_begin(src, from, from->account, &intent, &capture))
         return -1;
     ret = from->module_ctx.super.rename_box(src, dest);
     if (!capture)
         return ret;
-    if (ret < 0) {
-        /* Folders above the new name are made first, and stay (seen with sdbox: RENAME of what is not there). */
-        if (to != NULL && to->account == from->account && us_has_directories(dest, to))
-            us_directories_publish(dest, to);
-        /* Also what failed half way may have moved the mailbox itself. */
-        if (!us_is_maildir(src) || guid_128_is_empty(from->guid) || !us_stands_at(dest, from->guid)) {
-            us_change_failed(src, from->account, &intent);
-            return ret;
-        }
+    if (ret < 0 && us_change_refused(src)) {
+        us_intent_end(from->account, &intent);
+        return ret;
     }
-    directories = us_has_directories(src, from);
-    op_begin(&op, OP_MAILBOX_RENAMED);
-    op_put_guid(&op, OP_TAG_MAILBOX_GUID, from->guid);
-    op_put_text(&op, OP_TAG_OLD_NAME, from->name, OP_NAME_BYTES_MAX);
-    op_put_text(&op, OP_TAG_MAILBOX_NAME, to == NULL ? dest->vname : to->name, OP_NAME_BYTES_MAX);
-    us_put_session(&op, src, from);
-    us_publish(from->account, &op, OP_MAILBOX_RENAMED, NULL, &from->deferred);
-    op_free(&op);
-    if (us_is_maildir(src) && to != NULL && to->account == from->account) {
+    /* What failed half way may have moved the mailbox itself, or some of those below it. */
+    moved = ret == 0 || (there > 0 && own && us_stands_at(dest, from->guid));
+    known = there >= 0 && (moved || there == 0 || us_stands_at(src, from->guid));
+    if (us_has_directories(src, from) || !own) {
+        /* Of a layout of folders what is below has moved along. Folders above the new name are made first, and stay
+           (seen with sdbox: RENAME of what is not there). */
+        if (moved && known)
+            us_renamed_publish(src, from, to == NULL ? dest->vname : to->name);
+        if (us_has_directories(src, from))
+            us_directories_publish(src, from);
+        if (!moved && own)
+            us_directories_publish(dest, to);
+        known = known && (moved || there > 0 || mailbox_get_last_mail_error(src) != MAIL_ERROR_TEMP);
+    } else {
+        /* A name of a Maildir without a mailbox is nothing: only what is below it can have moved. */
+        if (moved && there > 0)
+            us_renamed_publish(src, from, to->name);
         us_below_publish(dest, from, from->name);
         us_below_publish(src, from, to->name);
     }
-    if (directories)
-        us_directories_publish(src, from);
+    if (!known)
+        us_gap(from->account, "it is not known which mailboxes were renamed");
     us_intent_end(from->account, &intent);
     if (to != NULL)
         guid_128_empty(to->guid);
@@ -347,33 +366,16 @@ static int us_set_subscribed(struct mailbox *box, bool set)
     return ret;
 }
 
-/* Tells the identity of a mailbox that nobody has put a message into: no other operation would carry it. A Maildir has
- * no UIDVALIDITY when it is created; and a session that opens an sdbox or mdbox while another one creates it may give
- * it a UIDVALIDITY of its own after that has been told. */
 static int us_sync_deinit(struct mailbox_sync_context *ctx, struct mailbox_sync_status *status_r)
 {
     struct mailbox *box = ctx->box;
     struct us_mailbox *mbox = US_MAILBOX_CONTEXT(box);
-    const struct mail_index_header *hdr;
-    const char *why;
-    struct op op;
     int ret;
 
     ret = mbox->module_ctx.super.sync_deinit(ctx, status_r);
     us_found_publish(box, mbox);
-    if (ret < 0 || mbox->identity_sent || mbox->account == NULL || box->view == NULL)
-        return ret;
-    hdr = mail_index_get_header(box->view);
-    mbox->identity_sent = TRUE;
-    if (hdr->next_uid > 1 || hdr->uid_validity == 0 || us_account_admit(mbox->account, &why) != US_ADMIT_CAPTURE ||
-        !us_mailbox_guid(box, mbox))
-        return ret;
-    op_begin(&op, OP_MAILBOX_UPDATED);
-    op_put_guid(&op, OP_TAG_MAILBOX_GUID, mbox->guid);
-    op_put_text(&op, OP_TAG_MAILBOX_NAME, mbox->name, OP_NAME_BYTES_MAX);
-    op_put_u32(&op, OP_TAG_UID_VALIDITY, hdr->uid_validity);
-    us_publish(mbox->account, &op, OP_MAILBOX_UPDATED, NULL, NULL);
-    op_free(&op);
+    if (ret == 0 && mbox->account != NULL && box->view != NULL)
+        us_identity_synced(box, mbox);
     return ret;
 }
 

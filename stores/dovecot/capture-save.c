@@ -69,8 +69,8 @@ static int us_copy(struct mail_save_context *ctx, struct mail *mail)
     return ret;
 }
 
-/* What a save and a copy have in common. `body` is the message whose stream gives the body. */
-static struct us_saved *us_saved_add(struct us_txn *txn, struct mail *mail)
+/* What a save and a copy have in common. `of` is the message that tells dates and sizes. */
+static struct us_saved *us_saved_add(struct us_txn *txn, struct mail *mail, struct mail *of)
 {
     struct us_saved *row = array_append_space(&txn->saved);
     enum mail_flags private = 0;
@@ -82,20 +82,24 @@ static struct us_saved *us_saved_add(struct us_txn *txn, struct mail *mail)
         private = mail->box->v.get_private_flags_mask(mail->box);
     row->guid = txn->save_guid;
     txn->save_guid = NULL;
+    if (compat_unreadable(of)) {
+        row->guid = NULL; /* a gap, if it is committed after all */
+        return row;
+    }
     row->flags = mail_get_flags(mail) & OP_FLAGS_ALL & ~(unsigned int)private;
     keywords = mail_get_keywords(mail);
     if (keywords != NULL && *keywords != NULL)
         row->keywords = p_strarray_dup(txn->pool, keywords);
     if (txn->save_received != (time_t)-1 && txn->save_received != 0)
         row->received = txn->save_received;
-    else if (mail_get_received_date(mail, &when) == 0)
+    else if (mail_get_received_date(of, &when) == 0)
         row->received = when;
     row->received_tz_minutes = txn->save_tz_minutes;
     if (mail_get_save_date(mail, &when) >= 0)
         row->saved = when;
-    if (mail_get_physical_size(mail, &size) == 0)
+    if (mail_get_physical_size(of, &size) == 0)
         row->size_physical = size;
-    if (mail_get_virtual_size(mail, &size) == 0)
+    if (mail_get_virtual_size(of, &size) == 0)
         row->size_virtual = size;
     return row;
 }
@@ -114,21 +118,23 @@ void us_notify_save(void *_txn, struct mail *mail)
     struct us_txn *txn = _txn;
 
     if (txn != NULL)
-        us_saved_body(txn, us_saved_add(txn, mail), mail);
+        us_saved_body(txn, us_saved_add(txn, mail, mail), mail);
 }
 
 void us_notify_copy(void *_txn, struct mail *src, struct mail *dst)
 {
     struct us_txn *txn = _txn;
     struct us_mailbox *mbox, *from;
+    struct mail_save_context *save;
     struct us_saved *row;
 
     if (txn == NULL)
         return;
-    row = us_saved_add(txn, dst);
+    save = dst->transaction->save_ctx;
+    row = us_saved_add(txn, dst, save != NULL && !save->copying_via_save ? src : dst);
     mbox = US_MAILBOX_CONTEXT(txn->box);
     from = US_MAILBOX_CONTEXT(src->box);
-    row->moved = dst->transaction->save_ctx != NULL && dst->transaction->save_ctx->moving;
+    row->moved = save != NULL && save->moving;
     if (from != NULL && from->account == mbox->account && src->uid != 0 && us_mailbox_guid(src->box, from)) {
         row->copied = TRUE;
         guid_128_copy(row->source_guid, from->guid);
@@ -181,6 +187,7 @@ static void us_transaction_save_commit_post(struct mail_save_context *save_ctx,
     struct us_txn *txn = US_TXN_CONTEXT(t);
     const struct us_saved *rows;
     struct seq_range_iter iter;
+    struct mail stand_in;
     unsigned int i, count;
     uint32_t uid;
     bool alone;
@@ -192,6 +199,8 @@ static void us_transaction_save_commit_post(struct mail_save_context *save_ctx,
         rows = array_get(&txn->saved, &count);
         us_mailbox_guid_again(t->box, mbox);
         if (count > 0 && seq_range_count(&t->changes->saved_uids) == count) {
+            if (txn->body_missing)
+                us_gap(mbox->account, "a message body was not written to the spool");
             alone = array_count(&txn->expunged) == 0 && array_count(&txn->flag_uids) == 0 &&
                     array_count(&txn->attributes) == 0;
             seq_range_array_iter_init(&iter, &t->changes->saved_uids);
@@ -204,6 +213,7 @@ static void us_transaction_save_commit_post(struct mail_save_context *save_ctx,
             txn->saved_published = TRUE;
         }
     }
+    compat_message_for_error(save_ctx, &stand_in);
     mbox->module_ctx.super.transaction_save_commit_post(save_ctx, result);
 }
 

@@ -148,13 +148,23 @@ void us_found_publish(struct mailbox *box, struct us_mailbox *mbox)
     if (us_account_admit(mbox->account, &why) != US_ADMIT_SKIP) {
         if (mbox->found_messages)
             us_gap(mbox->account, "messages were put into a Maildir past Dovecot");
-        if (!us_mailbox_guid(box, mbox))
-            us_gap(mbox->account, "a mailbox has no GUID");
-        else if (array_count(&mbox->found_flag_uids) > 0)
+        if (!us_mailbox_guid(box, mbox)) {
+            if (!us_is_gone(box))
+                us_gap(mbox->account, "a mailbox has no GUID");
+        } else if (array_count(&mbox->found_flag_uids) > 0)
             us_publish_flags(box, mbox, &mbox->found_flag_uids, NULL);
     }
     mbox->found_messages = FALSE;
     array_clear(&mbox->found_flag_uids);
+}
+
+/* After a commit that failed: whether it is certain that the store has nothing of it. In a mailbox that was deleted
+ * meanwhile every write to the index fails; files that a save has left in a Maildir which was renamed meanwhile are
+ * found by its next synchronisation. METADATA are committed on their own. */
+static bool us_nothing_committed(const struct us_txn *txn)
+{
+    return !txn->saved_published && array_count(&txn->attributes) == 0 &&
+           (us_is_gone(txn->box) || mailbox_get_last_mail_error(txn->box) == MAIL_ERROR_NOTFOUND);
 }
 
 static int us_transaction_refuse(struct mailbox_transaction_context *t, struct us_mailbox *mbox, const char *why)
@@ -194,17 +204,19 @@ static int us_transaction_commit(struct mailbox_transaction_context *t,
     case US_ADMIT_CAPTURE:
         break;
     }
-    if (txn->body_missing) {
-        if (us_account_needs_body(mbox->account)) {
-            ret = us_transaction_refuse(t, mbox, "the message cannot be replicated at this time, try again later");
-            us_txn_free(&txn);
-            return ret;
-        }
-        us_gap(mbox->account, "a message body was not written to the spool");
+    if (txn->body_missing && us_account_needs_body(mbox->account)) {
+        ret = us_transaction_refuse(t, mbox, "the message cannot be replicated at this time, try again later");
+        us_txn_free(&txn);
+        return ret;
     }
     if (!us_mailbox_guid(box, mbox)) {
-        us_gap(mbox->account, "a mailbox has no GUID");
+        bool gone = us_is_gone(box);
+
+        if (!gone)
+            us_gap(mbox->account, "a mailbox has no GUID");
         ret = mbox->module_ctx.super.transaction_commit(t, changes_r);
+        if (gone && ret == 0)
+            us_gap(mbox->account, "a mailbox that was gone was changed");
         us_txn_free(&txn);
         return ret;
     }
@@ -216,10 +228,10 @@ static int us_transaction_commit(struct mailbox_transaction_context *t,
 
     ret = mbox->module_ctx.super.transaction_commit(t, changes_r);
     /* `t` is freed. */
-    if (ret < 0)
-        us_gap(mbox->account, "a commit failed, perhaps half way");
-    else
+    if (ret == 0)
         us_txn_publish(txn, mbox);
+    else if (!us_nothing_committed(txn))
+        us_gap(mbox->account, "a commit failed, perhaps half way");
     us_intent_end(mbox->account, &txn->intent); /* nothing to do when an operation closed it */
     /* DELETE empties the mailbox under the lock of the list. */
     if (box->deleting || box->creating)

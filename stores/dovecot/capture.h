@@ -29,8 +29,8 @@ struct us_mailbox {
     const char *name;           /* as the owner sees it */
     const char *session_user;   /* who works on it, where that is not the owner; else NULL */
     guid_128_t guid;            /* zeros: not known yet */
-    bool identity_sent;
-    struct us_wait deferred; /* acknowledgement of a change that was made under the list lock */
+    uint32_t identity_sent;     /* UIDVALIDITY of the index when it was told while empty; 0: it was not */
+    struct us_wait deferred;    /* acknowledgement of a change that was made under the list lock */
     /* What a synchronisation found changed, while the mailbox is open. */
     struct us_mailbox *next_opened;
     struct mailbox *box; /* NULL: not watched */
@@ -91,18 +91,37 @@ void us_set_refused(struct mailbox *box, const char *why);
 /* capture-mailbox.c */
 void us_mailbox_allocated(struct mailbox *box);
 void us_mailbox_opened(struct mailbox *box);
-/* GUID of the mailbox, asked for once; false if it has none or it cannot be read. Sets no storage error. */
-bool us_mailbox_guid(struct mailbox *box, struct us_mailbox *mbox);
-/* Takes what the index says now, where the format keeps it there; needs no lock and looks at nothing else. */
-void us_mailbox_guid_again(struct mailbox *box, struct us_mailbox *mbox);
 /* Waits for what was put off, outside every lock. */
 void us_mailbox_wait_deferred(struct us_mailbox *mbox);
 /* Adds who did it to an operation, where that is not the account's owner. */
 void us_put_session(struct op *op, struct mailbox *box, const struct us_mailbox *mbox);
 
+/* capture-identity.c; none sets a storage error. */
+bool us_is_maildir(const struct mailbox *box);
+/* GUID of the mailbox, asked for once; false if it has none or it cannot be read. */
+bool us_mailbox_guid(struct mailbox *box, struct us_mailbox *mbox);
+/* Takes the GUID that the store has in the end; needs no lock and opens nothing. */
+void us_mailbox_guid_again(struct mailbox *box, struct us_mailbox *mbox);
+/* Takes the GUID that the store has in the end, and gives the UIDVALIDITY that it has, or 0. */
+uint32_t us_identity_read(struct mailbox *box, struct us_mailbox *mbox);
+/* After a sync: tells the identity of a Maildir's INBOX that nobody has put a message into, which no other operation
+ * would carry. */
+void us_identity_synced(struct mailbox *box, struct us_mailbox *mbox);
+
 /* capture-list.c; all under the lock of the mailbox list. */
-/* Whether the mailbox's name means the mailbox of this GUID; zeros: none that holds mail. */
-bool us_same_as_named(struct mailbox *box, const guid_128_t guid);
+/* What stands at a name. 1: a mailbox, with its identity; 0: none that can be opened; -1: not known. The list of
+ * mailboxes may go on naming a mailbox, and telling its GUID, that was deleted while others were below it: only opening
+ * it tells. */
+int us_named_identity(struct mailbox *box, const char *name, guid_128_t guid_r, uint32_t *uid_validity_r);
+/* Has Dovecot list the mailboxes again, which otherwise goes on with what it knows. */
+void us_list_again(struct mailbox *box);
+/* Whether a mailbox that is created now is created by us_named_identity(). */
+bool us_is_looking(void);
+/* Whether it is certain that the folder with the mailbox's mail is not there. */
+bool us_folder_is_gone(struct mailbox *box);
+/* Whether the mailbox was deleted, or renamed away from its name, so that nothing more is written to it. Needs no
+ * lock. */
+bool us_is_gone(struct mailbox *box);
 /* Whether it is certain that the mailbox of this GUID stands at the mailbox's name. */
 bool us_stands_at(struct mailbox *box, const guid_128_t guid);
 /* Tells where the mailboxes below this one stand, of which some may have been below the other name before. */

@@ -96,6 +96,28 @@ static inline bool compat_moved_away(struct mailbox *box)
     return stat(t_strconcat(log->head->filepath, ".2", NULL), &st) < 0 || st.st_ino != log->head->st_ino;
 }
 
+/* Whether looking at a message may end the process: an sdbox asserts that the file of a message that is being saved is
+ * there when it is read back. */
+static inline bool compat_unreadable(struct mail *mail)
+{
+    return mail->saving && strcmp(mail->box->storage->name, "sdbox") == 0 && compat_moved_away(mail->box);
+}
+
+/* Before sdbox and mdbox end a save. When the folder was renamed or deleted meanwhile, 2.3.19 cannot make it durable
+ * and says so in the name of the message that is being saved, of which there is none any more: the session ends with
+ * signal 11 (also without any plugin). `stand_in` is only named in that error, and has to live until the save has ended. */
+static inline void compat_message_for_error(struct mail_save_context *ctx, struct mail *stand_in)
+{
+    struct mailbox *box = ctx->transaction->box;
+
+    if (ctx->dest_mail != NULL || strcmp(box->storage->name, "maildir") == 0)
+        return;
+    i_zero(stand_in);
+    stand_in->box = box;
+    stand_in->saving = TRUE;
+    ctx->dest_mail = stand_in;
+}
+
 static inline const char *compat_service_name(struct mail_user *user)
 {
     return user->service == NULL ? "" : user->service;

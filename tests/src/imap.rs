@@ -202,6 +202,27 @@ impl Imap {
         }
     }
 
+    /// As [`Self::append`], with `between` done after half of the message has been sent: by then the server has the
+    /// mailbox open.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub fn append_in_two(&mut self, mailbox: &str, message: &[u8], between: impl FnOnce()) -> Result<Reply, Error> {
+        let tag = self.next_tag();
+        let head = format!("{tag} APPEND {} {{{}}}\r\n", quoted(mailbox), message.len());
+        self.wire.send(head.as_bytes())?;
+        let answer = self.wire.line()?;
+        if !answer.starts_with(b"+") {
+            return Err(Error::Refused(String::from_utf8_lossy(&answer).into_owned()));
+        }
+        let (first, rest) = message.split_at(message.len() / 2);
+        self.wire.send(first)?;
+        between();
+        self.wire.send(rest)?;
+        self.wire.send(b"\r\n")?;
+        self.reply(&tag)
+    }
+
     /// Names of all mailboxes, and whether each can be selected.
     ///
     /// # Errors

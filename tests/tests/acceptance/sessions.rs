@@ -26,7 +26,7 @@ fn same_messages(format: &str) {
 
 fn run(trial: &Trial) -> Result<()> {
     // Dovecot makes INBOX on the first login; sessions of an account that do so at the same time may lose one with
-    // mdbox (it ends a process that meets a deadlock on the list's index).
+    // mdbox (it ends a process that meets a deadlock on the list's index, with the plugin and without any).
     trial.state().accounts.iter().try_for_each(|account| trial.state().read(account, &account.active).map(drop))?;
     let rounds = if is_long() { 10 } else { 2 };
     for round in 0..rounds {

@@ -10,6 +10,7 @@ mod model;
 mod operations;
 mod order;
 mod tap;
+mod vanish;
 
 use understudy_tests::dovecot::Dovecot;
 

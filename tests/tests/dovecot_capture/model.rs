@@ -33,6 +33,10 @@ pub(crate) struct Box {
 pub(crate) struct Account {
     pub(crate) mailboxes: BTreeMap<String, Box>,
     pub(crate) subscribed: BTreeSet<String>,
+    /// Changes of messages of mailboxes that had been deleted before: they were published after the commit, which
+    /// has no lock.
+    pub(crate) late: usize,
+    deleted: BTreeSet<String>,
 }
 
 fn flags_of(bits: u32, keywords: &[String]) -> BTreeSet<String> {
@@ -63,6 +67,11 @@ impl Account {
 
     fn apply(&mut self, op: &Op) {
         match op {
+            Op::MessageExpunged { mailbox, .. } | Op::FlagsSet { mailbox, .. }
+                if self.deleted.contains(&mailbox.to_string()) =>
+            {
+                self.late += 1;
+            }
             Op::MailboxCreated { mailbox, .. } | Op::MailboxUpdated { mailbox, .. } => {
                 if mailbox.directory {
                     return;
@@ -72,22 +81,18 @@ impl Account {
                     uid_validity: 0,
                     messages: BTreeMap::new(),
                 });
-                known.name.clone_from(&mailbox.name);
                 if mailbox.uid_validity != 0 {
                     known.uid_validity = mailbox.uid_validity;
                 }
             }
             Op::MailboxDeleted { guid, .. } => {
                 self.mailboxes.remove(&guid.to_string());
+                self.deleted.insert(guid.to_string());
             }
-            Op::MailboxRenamed { old_name, new_name, .. } => {
-                for known in self.mailboxes.values_mut() {
-                    if known.name == *old_name {
-                        known.name.clone_from(new_name);
-                    } else if let Some(rest) = known.name.strip_prefix(&format!("{old_name}/")) {
-                        known.name = format!("{new_name}/{rest}");
-                    }
-                }
+            Op::MailboxRenamed { guid, old_name, new_name, .. } => {
+                // A mailbox is addressed by its identity, and may stand there already; a directory has only names.
+                let from = self.mailboxes.get(&guid.to_string()).map_or(old_name, |known| &known.name).clone();
+                self.rename(&from, new_name);
             }
             Op::Subscribed { name, .. } => {
                 assert!(self.subscribed.insert(name.clone()), "subscribed twice: {name}");
@@ -111,6 +116,21 @@ impl Account {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Moves what has this name or stands below it. What finds its new name in use stays.
+    fn rename(&mut self, from: &str, to: &str) {
+        let mut used: BTreeSet<String> = self.mailboxes.values().map(|m| m.name.clone()).collect();
+        let mut moving: Vec<&mut Box> =
+            self.mailboxes.values_mut().filter(|m| below(&m.name, from).is_some()).collect();
+        moving.sort_by(|a, b| a.name.cmp(&b.name));
+        for known in moving {
+            let name = format!("{to}{}", below(&known.name, from).unwrap_or_default());
+            if used.insert(name.clone()) {
+                used.remove(&known.name);
+                known.name = name;
+            }
         }
     }
 
@@ -140,14 +160,14 @@ impl Account {
     /// When `doveadm` fails.
     pub(crate) fn stored(dovecot: &Dovecot, user: &str) -> Self {
         let mut this = Self::default();
-        let status = dovecot.look(&["mailbox", "status", "-u", user, "guid uidvalidity", "*"]).expect("status");
+        let status = there(dovecot, &["mailbox", "status", "-u", user, "guid uidvalidity", "*"]);
         for row in table(&status) {
             let name = row["mailbox"].clone();
             let uid_validity = row["uidvalidity"].parse().expect("a number");
             this.mailboxes.insert(row["guid"].clone(), Box { name, uid_validity, messages: BTreeMap::new() });
         }
         let fields = "mailbox-guid uid guid flags modseq size.physical size.virtual date.received.unixtime";
-        let fetched = dovecot.look(&["fetch", "-u", user, fields, "mailbox", "*"]).expect("fetch");
+        let fetched = there(dovecot, &["fetch", "-u", user, fields, "mailbox", "*"]);
         for row in table(&fetched) {
             let flags = row["flags"].split(' ').filter(|f| !f.is_empty() && *f != "\\Recent").map(str::to_owned);
             let number = |name: &str| row[name].parse::<u64>().expect("a number");
@@ -204,6 +224,28 @@ impl Account {
         (self.subscribed != stored.subscribed)
             .then(|| format!("subscriptions: published {:?}, stored {:?}", self.subscribed, stored.subscribed))
     }
+}
+
+/// What follows the name of a mailbox in the name of one below it; nothing for the mailbox itself.
+fn below<'a>(name: &'a str, above: &str) -> Option<&'a str> {
+    name.strip_prefix(above).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// What `doveadm` says of the mailboxes that are there; it may name one of which only others below it are left. An
+/// index that sessions have left damaged is repaired by the look.
+fn there(dovecot: &Dovecot, arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new("doveadm");
+    command.arg("-c").arg(dovecot.dir().join("conf")).args(["-o", "mail_plugins=", "-f", "tab"]);
+    // The folders themselves: the index of the list may name what is gone, and lack what is there.
+    command.args(["-o", "mailbox_list_index=no"]).args(arguments);
+    let output = command.output().expect("doveadm runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if !errors.is_empty() {
+        println!("{errors}");
+    }
+    let bad = errors.lines().find(|line| line.contains("Error: ") && !line.contains("Mailbox doesn't exist: "));
+    assert!(bad.is_none(), "{arguments:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn table(text: &str) -> Vec<BTreeMap<String, String>> {

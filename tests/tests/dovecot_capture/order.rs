@@ -17,8 +17,8 @@ fn concurrent_saves_are_published_in_uid_order() {
     let dovecot = start(&FORMATS);
     let tap = Tap::start(dovecot.dir(), Policy::default());
     for format in FORMATS {
-        // Open: sessions that make INBOX at the same moment can meet a deadlock on Dovecot's list index (dbox), which
-        // ends them. Whether Dovecot does so without the plugin is not known; this test is about the order of saves.
+        // Sessions that make INBOX at the same moment can meet a deadlock on Dovecot's list index (sdbox, mdbox), which
+        // ends them, with the plugin and without any; this test is about the order of saves.
         let mut first = dovecot.imap(format).expect("login");
         first.command("EXAMINE INBOX").expect("INBOX is made");
         first.logout();
