@@ -43,6 +43,8 @@ pub const GROUPS_MAX: usize = 16_384;
 pub const POSITION_BYTES: usize = 60;
 /// Bytes of one group in an Ack.
 pub const GROUP_ACK_BYTES: usize = 36;
+/// Most accounts in one Parked. A replica with more says nothing, and all accounts of the group count by its Ack.
+pub const PARKED_ACCOUNTS_MAX: usize = 1_024;
 /// Longest text of a software version, in bytes.
 pub const VERSION_TEXT_BYTES_MAX: usize = 64;
 /// Longest text of a refusal, in bytes.
@@ -73,6 +75,7 @@ pub mod kind {
     pub const PING: u16 = 11;
     pub const PONG: u16 = 12;
     pub const GOODBYE: u16 = 13;
+    pub const PARKED: u16 = 14;
 }
 
 /// Capability bits of a Hello. What both sides have may be used; a bit that one side does not know is left alone.
@@ -296,6 +299,13 @@ pub enum Message {
         group: GroupId,
         epoch: Epoch,
         reason: ResyncReason,
+    },
+    /// What the replica's `applied` of a group hides: these accounts wait, each for its operation at the sequence, and
+    /// all others are applied up to `applied`. Empty: nobody waits any more.
+    Parked {
+        group: GroupId,
+        applied: Sequence,
+        accounts: Vec<(String, Sequence)>,
     },
     Beat(Vec<u8>),
     Request {

@@ -5,11 +5,12 @@ use alloc::vec::Vec;
 
 use super::{
     BEAT_BYTES_MAX, BODY_BYTES_MAX, Channel, FRAME_PREFIX_BYTES, GROUP_ACK_BYTES, GROUPS_MAX, GroupAck, HEAD_BYTES,
-    HELLO_BYTES_MAX, HELLO_MAGIC, Hello, HelloAck, Message, MessageError, POSITION_BYTES, Position,
-    REFUSED_TEXT_BYTES_MAX, RefusedCode, ResyncReason, VERSION_TEXT_BYTES_MAX, kind,
+    HELLO_BYTES_MAX, HELLO_MAGIC, Hello, HelloAck, Message, MessageError, PARKED_ACCOUNTS_MAX, POSITION_BYTES,
+    Position, REFUSED_TEXT_BYTES_MAX, RefusedCode, ResyncReason, VERSION_TEXT_BYTES_MAX, kind,
 };
 use crate::frame::FRAME_BYTES_MAX;
 use crate::id::{ClusterId, Epoch, GroupId, NodeId, Sequence};
+use crate::op::ACCOUNT_BYTES_MAX;
 
 /// `more` in the flags of a Reply.
 const REPLY_MORE: u16 = 1;
@@ -76,6 +77,7 @@ fn body_bytes_max(raw: u16) -> usize {
         kind::CREDIT | kind::PING | kind::PONG => 8,
         kind::RESYNC_NEEDED => 16,
         kind::GOODBYE => 0,
+        kind::PARKED => 16 + PARKED_ACCOUNTS_MAX * (10 + ACCOUNT_BYTES_MAX),
         _ => BODY_BYTES_MAX,
     }
 }
@@ -183,6 +185,7 @@ fn read(raw_kind: u16, body: &[u8]) -> Result<Message, MessageError> {
         kind::PING => Message::Ping { token: from.u64()? },
         kind::PONG => Message::Pong { token: from.u64()? },
         kind::GOODBYE => Message::Goodbye,
+        kind::PARKED => read_parked(&mut from)?,
         _ => return Ok(Message::Unknown { kind: raw_kind, body_bytes: body.len() }),
     };
     from.end()?;
@@ -263,6 +266,18 @@ fn read_ack(from: &mut Cursor<'_>) -> Result<Message, MessageError> {
     Ok(Message::Ack(acks))
 }
 
+fn read_parked(from: &mut Cursor<'_>) -> Result<Message, MessageError> {
+    let (group, applied) = (GroupId(from.u32()?), Sequence(from.u64()?));
+    let count = from.u32()? as usize;
+    from.range((count <= PARKED_ACCOUNTS_MAX).then_some(()), 4)?;
+    let mut accounts = Vec::with_capacity(count);
+    for _ in 0..count {
+        let first = Sequence(from.u64()?);
+        accounts.push((from.text(ACCOUNT_BYTES_MAX)?, first));
+    }
+    Ok(Message::Parked { group, applied, accounts })
+}
+
 impl Message {
     /// The type as it stands in the head.
     #[must_use]
@@ -281,6 +296,7 @@ impl Message {
             Self::Ping { .. } => kind::PING,
             Self::Pong { .. } => kind::PONG,
             Self::Goodbye => kind::GOODBYE,
+            Self::Parked { .. } => kind::PARKED,
             Self::Unknown { kind, .. } => *kind,
         }
     }
@@ -405,6 +421,18 @@ impl Message {
                 out.extend_from_slice(body);
             }
             Self::Goodbye => {}
+            Self::Parked { group, applied, accounts } => {
+                let at = out.len() - HEAD_BYTES;
+                let count = u32::try_from(accounts.len()).ok().filter(|_| accounts.len() <= PARKED_ACCOUNTS_MAX);
+                let count = count.ok_or(MessageError::Range { kind: raw_kind, at: at + 12 })?;
+                out.extend_from_slice(&group.0.to_le_bytes());
+                out.extend_from_slice(&applied.0.to_le_bytes());
+                out.extend_from_slice(&count.to_le_bytes());
+                for (account, first) in accounts {
+                    out.extend_from_slice(&first.0.to_le_bytes());
+                    put_text(out, raw_kind, account, ACCOUNT_BYTES_MAX)?;
+                }
+            }
             Self::Unknown { .. } => return Err(MessageError::Range { kind: raw_kind, at: 0 }),
         }
         Ok(())

@@ -67,6 +67,11 @@ fn samples() -> Vec<Message> {
         Message::Ping { token: 1 },
         Message::Pong { token: 2 },
         Message::Goodbye,
+        Message::Parked {
+            group: GroupId(7),
+            applied: Sequence(90),
+            accounts: vec![("u0001@example.test".to_string(), Sequence(12)), ("b@x".to_string(), Sequence(88))],
+        },
     ]
 }
 

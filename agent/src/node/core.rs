@@ -107,6 +107,7 @@ pub(super) struct Core {
     /// Groups whose next frame starts their stream anew here.
     pub rebase_next: BTreeSet<GroupId>,
     pub peer_resync: BTreeMap<(GroupId, NodeId), PeerResync>,
+    pub parked: super::parked::ParkedBoard,
     /// Ends of snapshots that are not durable yet: group, sequence, account.
     pub snapshot_ends: Vec<(GroupId, u64, String)>,
     /// Accounts that were changed here and are active elsewhere, until their active is asked.

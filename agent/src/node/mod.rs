@@ -14,6 +14,7 @@ mod core;
 mod debts;
 mod exports;
 mod gauges;
+mod parked;
 mod peers;
 mod query;
 mod remote;
@@ -81,6 +82,7 @@ fn run_loop(core: &mut Core, inbox: &Inbox) {
             next_second = core.now.after(Duration::from_secs(1));
             core.sense();
             core.asks.tick(core.now);
+            core.tell_parked();
             core.ask_actives();
             core.ship(ShipEvent::Tick);
         }

@@ -57,6 +57,7 @@ impl Core {
                 tracing::info!(peer = self.name(peer), %reason, "disconnected");
                 self.receiver.disconnected(link);
                 self.asks.disconnected(link);
+                self.parked.forget(peer);
                 if self.links.get(&peer) == Some(&link) {
                     self.links.remove(&peer);
                     self.ship(ShipEvent::Disconnected { peer, link });
@@ -106,6 +107,7 @@ impl Core {
                     self.rebase_next.insert(group);
                 }
             }
+            Message::Parked { group, applied, accounts } => self.parked_told(peer, group, applied.0, accounts),
             Message::Request { id, kind, body } => self.request(peer, link, id, kind, body),
             Message::Reply { id, status, more, body } => self.asks.reply(peer, id, status, more, body),
             other => tracing::debug!(peer = self.name(peer), ?other, "a message that is not expected here"),

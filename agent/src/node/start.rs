@@ -345,6 +345,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         lost_groups: BTreeSet::new(),
         rebase_next: BTreeSet::new(),
         peer_resync: BTreeMap::new(),
+        parked: super::parked::ParkedBoard::default(),
         snapshot_ends: Vec::new(),
         foreign_asked: BTreeMap::new(),
         unread: super::debts::Unread::default(),

@@ -231,7 +231,8 @@ impl Core {
         let Some(of) = self.shipper.lag(group, peer, wall_ns) else {
             return ReplicaStatus { node, ..ReplicaStatus::default() };
         };
-        let behind = stand.last.saturating_sub(of.applied.0);
+        let applied = self.parked.applied(group, peer, account, of.applied.0);
+        let behind = stand.last.saturating_sub(applied);
         let mut lag = Lag::default();
         if behind > 0 || stand.owes || stand.changing {
             lag.operations = behind.max(1);

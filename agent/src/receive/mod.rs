@@ -330,6 +330,12 @@ impl Receiver {
         Some(Outgoing { link: state.link?, message })
     }
 
+    /// The link on which the group's frames come.
+    #[must_use]
+    pub fn link(&self, group: GroupId) -> Option<LinkId> {
+        self.groups.get(&group)?.link
+    }
+
     /// Positions of a group, for status: received, journaled, applied.
     #[must_use]
     pub fn positions(&self, group: GroupId) -> Option<GroupAck> {

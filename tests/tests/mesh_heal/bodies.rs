@@ -85,6 +85,14 @@ fn a_missing_and_a_damaged_body_hold_up_their_accounts_alone_and_heal() {
     deliver(&state, &fine, &message("meanwhile"));
     becomes_equal(&state, &fine);
     assert_eq!(account_at(&state, "node2", &fine.name)["quarantined"], Value::Null);
+    wait_for("a neighbour that does not look behind", || {
+        let told = account_at(&state, "node1", &fine.name);
+        (told["replicas"][0]["lag"]["operations"] == 0 && told["replicas"][0]["state"] == "equal")
+            .then_some(())
+            .ok_or_else(|| told.to_string())
+    });
+    let told = account_at(&state, "node1", &damaged.name);
+    assert!(told["replicas"][0]["lag"]["operations"].as_u64() > Some(0), "still behind: {told}");
     assert_eq!(state.read(&damaged, "node2").expect("reads").messages(), 1);
 
     std::fs::write(&bad, whole).expect("writes");
