@@ -1,9 +1,9 @@
 //! Parked accounts, told to the active: so that one account that waits does not make its neighbours look behind.
 //!
 //! Owns: what was told to whom, and what peers told of theirs. A group's `applied` stands before the first operation of
-//! any account that waits, because the journal must keep it; this tells how far all the others are. What can hurt: an old
-//! word from a peer: what it said of others was true when it said it and stays so, until its link is gone. Refuses:
-//! deciding anything: it is for the lag that people see.
+//! any account that waits, because the journal must keep it; this tells how far all the others are. What can hurt: an
+//! old word from a peer: what it said of others was true when it said it and stays so, until its link is gone.
+//! Refuses: deciding anything: it is for the lag that people see.
 
 use std::collections::{BTreeMap, BTreeSet};
 

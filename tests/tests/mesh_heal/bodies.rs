@@ -31,6 +31,11 @@ fn blob_of(state: &State, text: &str) -> PathBuf {
     })
 }
 
+/// Makes a file one that nobody can replace; where the file system cannot do that, what follows is a little less certain.
+fn pin(path: &Path, on: bool) {
+    let _ = std::process::Command::new("chattr").arg(if on { "+i" } else { "-i" }).arg(path).status();
+}
+
 /// Waits until the replica names the operation that the account waits for, and the active does not call it equal.
 fn named_as_waiting(state: &State, account: &Account, blob: &Path, what: &str) {
     let detail = wait_for("a quarantine", || {
@@ -68,6 +73,8 @@ fn a_missing_and_a_damaged_body_hold_up_their_accounts_alone_and_heal() {
     let mut garbled = whole.clone();
     garbled[20] ^= 1;
     std::fs::write(&bad, &garbled).expect("writes");
+    // The active exports a body again that stays away or damaged; this one is to stay as it is while it is looked at.
+    pin(&bad, true);
 
     mesh.start("node2", "agent").expect("starts");
     for (account, blob, what) in [(&missing, &lost, "is not in central storage"), (&damaged, &bad, "is damaged")] {
@@ -95,6 +102,7 @@ fn a_missing_and_a_damaged_body_hold_up_their_accounts_alone_and_heal() {
     assert!(told["replicas"][0]["lag"]["operations"].as_u64() > Some(0), "still behind: {told}");
     assert_eq!(state.read(&damaged, "node2").expect("reads").messages(), 1);
 
+    pin(&bad, false);
     std::fs::write(&bad, whole).expect("writes");
     for account in [&missing, &damaged, &fine] {
         equal(&state, account);
