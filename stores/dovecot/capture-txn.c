@@ -68,7 +68,9 @@ static void us_publish_flags(struct mailbox *box, struct us_mailbox *mbox, const
     uint32_t uid, seq;
 
     if (index == NULL || mail_index_refresh(index) < 0) {
-        us_gap(mbox->account, "flags cannot be read back");
+        /* Of a mailbox that was deleted meanwhile there is nothing to tell; one that was renamed is still there. */
+        if (!box->mailbox_deleted && (index == NULL || !mail_index_is_deleted(index)))
+            us_gap(mbox->account, "flags cannot be read back");
         return;
     }
     view = mail_index_view_open(index);
