@@ -229,6 +229,23 @@ impl Dovecot {
         self.doveadm(&all)
     }
 
+    /// Removes the lock files that killed processes left in a user's mail. Dovecot waits for them for two or three
+    /// minutes before it takes them for stale. No process of the user may be alive.
+    pub fn remove_stale_locks(&self, user: &str) {
+        let mut open = vec![self.dir().join("mail").join(user)];
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let (path, name) = (entry.path(), entry.file_name());
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    open.push(path);
+                } else if [".newlock", "uidlist.lock"].iter().any(|end| name.to_string_lossy().ends_with(end)) {
+                    // Gone already is as good.
+                    let _ = std::fs::remove_file(path);
+                }
+            }
+        }
+    }
+
     /// Process ids of the service `name` of this instance.
     #[must_use]
     pub fn processes(&self, name: &str) -> Vec<i32> {

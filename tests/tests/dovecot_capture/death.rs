@@ -145,6 +145,7 @@ fn no_change_is_missed_when_processes_are_killed_at_random() {
                     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
                 }
             });
+            dovecot.remove_stale_locks(format);
         }
         tap.settle();
         let published: Vec<u32> = tap
