@@ -30,6 +30,7 @@ pub mod pressure;
 pub mod signal;
 pub mod beat;
 
+pub mod routing;
 pub mod metrics;
 pub mod control;
 pub mod node;

@@ -205,3 +205,40 @@ pub const BODY_ASK_MS: u64 = 15_000;
 pub const SPOOL_TMP_AGE_S_MAX: u64 = 3_600;
 /// How often the replay service is asked who it is, in milliseconds.
 pub const VERSION_ASK_MS: u64 = 5_000;
+
+/// Connections of proxies and balancers at one time, for each listener of `[routing]`. Past it new ones wait.
+pub const ROUTING_CONNECTIONS_MAX: usize = 1024;
+/// Bytes of the head of an HTTP request to `[routing]`. Past it the request is refused (431).
+pub const ROUTING_HEAD_BYTES_MAX: usize = 16 << 10;
+/// Headers of such a request. Past it the request is refused (431).
+pub const ROUTING_HEADERS_MAX: usize = 64;
+/// Time for the head of such a request, in milliseconds; also how long a connection may stay without one. Past it the
+/// connection is closed.
+pub const ROUTING_HEAD_MS_MAX: u64 = 5_000;
+/// Bytes of a login name as nginx escapes it: every byte of the longest account as `%XX`. Past it the login is refused.
+pub const ROUTING_NAME_BYTES_MAX: usize = 3 * understudy_types::op::ACCOUNT_BYTES_MAX;
+/// Seconds that nginx waits before it tells a client that its login was refused.
+pub const ROUTING_LOGIN_WAIT_S: u32 = 2;
+/// Refused logins on one connection. Past it nginx closes the connection.
+pub const ROUTING_LOGIN_ATTEMPTS_MAX: u32 = 10;
+/// Time to connect to a store of which nothing is heard, in milliseconds. Past it, it counts as gone.
+pub const ROUTING_REACH_MS_MAX: u64 = 500;
+/// For how long the result of such an attempt is believed, in milliseconds.
+pub const ROUTING_REACH_KEPT_MS: u64 = 1_000;
+/// Pause after a connection that could not be accepted, in milliseconds.
+pub const ROUTING_ACCEPT_PAUSE_MS: u64 = 100;
+/// Age at which what the event loop said of itself counts as nothing, in milliseconds: it says it every second.
+pub const ROUTING_HEALTH_AGE_MS_MAX: u64 = 5_000;
+/// Bytes of a request of the socketmap: the longest address, and room for the map's name. Past it the connection is
+/// closed.
+pub const SOCKETMAP_REQUEST_BYTES_MAX: usize = 4096;
+/// Time without a request after which a socketmap connection is closed, in milliseconds: Postfix ends it itself after
+/// 100 s.
+pub const SOCKETMAP_IDLE_MS_MAX: u64 = 300_000;
+/// Characters of the reason in an answer to HAProxy. What is longer is cut.
+pub const AGENT_CHECK_REASON_BYTES_MAX: usize = 200;
+/// How long an agent-check waits until HAProxy has closed, in milliseconds, so that the answer is not lost.
+pub const AGENT_CHECK_MS_MAX: u64 = 500;
+/// Received positions whose time a replica remembers for each group. Past it new ones are not noted, and the lag is
+/// given too high.
+pub const LAG_SAMPLES_MAX: usize = 600;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use understudy_types::segment::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 
+use super::address::Service;
 use super::model::{BlobKind, Config};
 use super::placement::Placement;
 use super::{Problem, Severity};
@@ -19,6 +20,7 @@ pub fn check(config: &Config) -> Vec<Problem> {
     peers(config, &mut problems);
     sizes(config, &mut problems);
     blobs(config, &mut problems);
+    routing(config, &mut problems);
     if let Err(found) = Placement::build(config) {
         problems.extend(found);
     }
@@ -141,6 +143,22 @@ fn blobs(config: &Config, problems: &mut Vec<Problem>) {
             "has no TLS",
             "use https, or set `blobs.allow_http = true` where the network is yours",
         ));
+    }
+}
+
+fn routing(config: &Config, problems: &mut Vec<Problem>) {
+    let listens = [&config.routing.http_listen, &config.routing.socketmap_listen, &config.routing.agent_check_listen];
+    if listens.into_iter().flatten().all(String::is_empty) {
+        return;
+    }
+    for service in Service::ALL {
+        if config.store_address(config.node_id(), service).is_none() {
+            problems.push(Problem::error(
+                format!("store.{}", service.key()),
+                "must be set where `[routing]` listens and `transport.listen` names no host",
+                format!("for example `{} = \"192.0.2.1:{}\"` in `[store]`", service.key(), service.port()),
+            ));
+        }
     }
 }
 

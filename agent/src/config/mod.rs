@@ -5,6 +5,7 @@
 //! error that names file, line and the nearest right key. Refuses: opening files other than the configuration,
 //! the placement file and account lists; `check` looks at the rest only when asked to.
 
+pub mod address;
 pub mod check;
 pub mod keys;
 pub mod model;

@@ -27,6 +27,7 @@ pub struct Config {
     #[serde(default)]
     pub classes: BTreeMap<String, Class>,
     pub agent: Agent,
+    pub routing: Routing,
     pub tuning: Tuning,
 }
 
@@ -74,6 +75,10 @@ pub struct Store {
     pub mail_paths: Vec<PathBuf>,
     pub spool_dir: PathBuf,
     pub apply_workers: usize,
+    pub imap_address: Option<String>,
+    pub pop3_address: Option<String>,
+    pub submission_address: Option<String>,
+    pub lmtp_address: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -132,6 +137,10 @@ pub struct Peer {
     pub name: String,
     pub address: String,
     pub bytes_per_second_max: Option<u64>,
+    pub imap_address: Option<String>,
+    pub pop3_address: Option<String>,
+    pub submission_address: Option<String>,
+    pub lmtp_address: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -294,6 +303,18 @@ pub struct Agent {
     pub admin_socket: PathBuf,
     pub beat_interval_ms: u64,
     pub probe: ProbeMode,
+}
+
+/// Where proxies and balancers ask. A listener that is unset or empty is off.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routing {
+    pub http_listen: Option<String>,
+    pub socketmap_listen: Option<String>,
+    pub agent_check_listen: Option<String>,
+    /// Empty: every name is one of ours.
+    pub domains: Vec<String>,
+    pub recipient_delimiter: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

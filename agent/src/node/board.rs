@@ -19,6 +19,8 @@ pub(crate) struct Board(Mutex<State>);
 pub(crate) struct State {
     pub applied: HashMap<GroupId, u64>,
     pub parked: HashMap<String, (GroupId, Parked)>,
+    /// For routing.
+    pub said: super::routing::Said,
 }
 
 impl Board {

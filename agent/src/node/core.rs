@@ -118,6 +118,8 @@ pub(super) struct Core {
     pub foreign_total: u64,
     pub quarantine_told: BTreeSet<String>,
     pub probes: super::senses::Senses,
+    /// How far this replica is behind, for balancers.
+    pub lagging: super::routing::Laggings,
     pub started: MonoNs,
     pub failure: Option<String>,
     pub stopping: bool,

@@ -18,6 +18,7 @@ mod parked;
 mod peers;
 mod query;
 mod remote;
+mod routing;
 mod senses;
 mod start;
 mod status;
@@ -61,6 +62,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     systemd::ready("serving");
     let mut core = started.core;
     run_loop(&mut core, &started.inbox);
+    drop(started.routing);
     drop(started.control);
     core.transport.stop();
     match core.failure.take() {
@@ -81,6 +83,7 @@ fn run_loop(core: &mut Core, inbox: &Inbox) {
         if core.now >= next_second {
             next_second = core.now.after(Duration::from_secs(1));
             core.sense();
+            core.say();
             core.asks.tick(core.now);
             core.tell_parked();
             core.ask_actives();

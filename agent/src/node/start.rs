@@ -21,6 +21,7 @@ use super::board::Board;
 use super::core::{Core, Own};
 use super::query::Query;
 use super::remote::{Answering, Asks};
+use super::routing::Director;
 use super::senses::Senses;
 use super::verify::{Connect, Verifier};
 use super::{Inbox, census, compare};
@@ -48,6 +49,7 @@ use crate::pressure::PressureReader;
 use crate::probe::{Probe, ProbeConfig};
 use crate::receive::Receiver;
 use crate::resync::{Exporters, Queue};
+use crate::routing::{self, Routing};
 use crate::rules::Rules;
 use crate::ship::{ShipEvent, ShipLimits, Shipper};
 use crate::store::Store;
@@ -59,6 +61,8 @@ pub(super) struct Started {
     pub core: Core,
     pub inbox: Inbox,
     pub control: Control,
+    /// `None`: no proxy asks here.
+    pub routing: Option<Routing>,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the metric is a double")]
@@ -354,6 +358,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         foreign_total: 0,
         quarantine_told: BTreeSet::new(),
         probes,
+        lagging: super::routing::Laggings::default(),
         started: now,
         failure: None,
         stopping: false,
@@ -372,6 +377,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
 
     census::start(&connect, query_sender.clone())?;
     compare::start(verifier.clone(), query_sender.clone())?;
+    let routing = route(&config, &view, &core.board)?;
     let admin = Arc::new(NodeAdmin { queries: query_sender.clone(), verifier, view, loaded });
     let control = control::serve(&config, admin.clone(), metrics)?;
     signals(query_sender, admin)?;
@@ -384,7 +390,18 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         exports,
         queries,
     };
-    Ok(Started { core, inbox, control })
+    Ok(Started { core, inbox, control, routing })
+}
+
+/// Opens the doors for proxies, where there are any. Only then must every node have addresses for them.
+fn route(config: &Config, view: &SharedView, board: &Arc<Board>) -> anyhow::Result<Option<Routing>> {
+    let wanted = &config.routing;
+    let listens = [&wanted.http_listen, &wanted.socketmap_listen, &wanted.agent_check_listen];
+    if listens.into_iter().flatten().all(String::is_empty) {
+        return Ok(None);
+    }
+    let director = Director::new(config, view.clone(), board.clone())?;
+    Ok(routing::serve(wanted, Arc::new(director))?)
 }
 
 /// A ring that is not the one of the last run (the host was started anew, or somebody removed it) took records along

@@ -28,6 +28,8 @@ pub(crate) enum Group {
     Dovecot,
     /// Network namespaces for several nodes on one host
     Mesh,
+    /// What asks the agents where an account is
+    Proxies,
     /// An S3 server to test against
     S3,
     /// The checker of undefined behaviour
@@ -37,14 +39,14 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Base, Self::Kernel, Self::Dovecot, Self::Mesh, Self::S3, Self::Miri, Self::Lint];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Base, Self::Kernel, Self::Dovecot, Self::Mesh, Self::Proxies, Self::S3, Self::Miri, Self::Lint];
     /// What `build` needs.
     pub(crate) const BUILD: [Self; 3] = [Self::Base, Self::Kernel, Self::Dovecot];
     /// What `mesh` and `demo` need.
     pub(crate) const MESH: [Self; 4] = [Self::Base, Self::Kernel, Self::Dovecot, Self::Mesh];
     /// What tests with real processes need.
-    pub(crate) const TRIALS: [Self; 5] = [Self::Base, Self::Kernel, Self::Dovecot, Self::Mesh, Self::S3];
+    pub(crate) const TRIALS: [Self; 6] = [Self::Base, Self::Kernel, Self::Dovecot, Self::Mesh, Self::Proxies, Self::S3];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -52,6 +54,7 @@ impl Group {
             Self::Kernel => "kernel",
             Self::Dovecot => "dovecot",
             Self::Mesh => "mesh",
+            Self::Proxies => "proxies",
             Self::S3 => "s3",
             Self::Miri => "miri",
             Self::Lint => "lint",

@@ -34,6 +34,11 @@ pub(super) const NEEDS: &[Need] = &[
         packages: &["iproute2", "nftables", "procps"],
         why: "network namespaces and faults between the nodes of a mesh",
     },
+    Need {
+        group: Group::Proxies,
+        packages: &["nginx", "libnginx-mod-mail", "postfix", "haproxy"],
+        why: "proxies, mail server and balancer that ask the agents where an account is",
+    },
 ];
 
 #[cfg(test)]

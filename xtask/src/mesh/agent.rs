@@ -15,6 +15,9 @@ use std::time::Duration;
 
 const METRICS_PORT: u16 = 7472;
 const PEER_PORT: u16 = 7470;
+const ROUTING_PORT: u16 = 7474;
+const SOCKETMAP_PORT: u16 = 7475;
+const AGENT_CHECK_PORT: u16 = 7476;
 /// Groups per node of a mesh: enough that several accounts share one, and one node has several.
 const GROUPS_PER_NODE: usize = 4;
 /// An agent that does not answer for so long is taken as not answering.
@@ -104,6 +107,12 @@ path = "{top}/blobs"
 [agent]
 metrics_listen = "{ip}:{METRICS_PORT}"
 admin_socket = "{admin}"
+
+[routing]
+http_listen = "{ip}:{ROUTING_PORT}"
+socketmap_listen = "{ip}:{SOCKETMAP_PORT}"
+agent_check_listen = "{ip}:{AGENT_CHECK_PORT}"
+domains = ["example.test"]
 
 [placement]
 group_count = {group_count}

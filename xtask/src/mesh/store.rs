@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// IMAP in the node's own namespace.
 pub(crate) const IMAP_PORT: u16 = 143;
+/// POP3 in the node's own namespace.
+const POP3_PORT: u16 = 110;
 /// LMTP in the node's own namespace.
 pub(crate) const LMTP_PORT: u16 = 24;
 const DOVECOT: &str = "/usr/sbin/dovecot";
@@ -77,7 +79,7 @@ instance_name = {name}
 base_dir = {home}/run
 state_dir = {home}/state
 log_path = {home}/log/dovecot.log
-protocols = imap lmtp
+protocols = imap lmtp pop3
 listen = {ip}
 ssl = no
 disable_plaintext_auth = no
@@ -122,6 +124,15 @@ service imap-login {{
 }}
 service imap {{
   process_limit = 4096
+}}
+service pop3-login {{
+  inet_listener pop3 {{
+    address = {ip}
+    port = {POP3_PORT}
+  }}
+  inet_listener pop3s {{
+    port = 0
+  }}
 }}
 service lmtp {{
   inet_listener lmtp {{

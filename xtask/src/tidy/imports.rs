@@ -34,6 +34,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("digest", &[]),
     ("store", &["digest"]),
     ("resync", &["store", "digest", "blob", "frame", "journal", "apply"]),
+    ("routing", &[]), // `node` hands it the answers
     // Signal path.
     ("probe", &[]),
     ("pressure", &[]),
