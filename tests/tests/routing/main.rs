@@ -4,12 +4,13 @@
 //! Owns: one mesh of two nodes with nginx, Postfix and HAProxy before it, configured by `packaging/examples`. What can
 //! hurt: a host without root or these programs; the test is then skipped by name. Refuses: judging speed.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use understudy_tests::imap::Imap;
@@ -68,6 +69,37 @@ fn lacking() -> Option<String> {
     }
     let namespaces = Command::new("unshare").args(["--net", "--mount", "true"]).status();
     (!namespaces.is_ok_and(|s| s.success())).then(|| "no network namespaces".to_owned())
+}
+
+/// As much of a submission server as nginx needs to log somebody in. It ends with the test's process.
+struct SubmissionStore {
+    address: SocketAddr,
+    heard: Arc<Mutex<Vec<String>>>,
+}
+
+impl SubmissionStore {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let (address, heard) = (listener.local_addr().expect("an address"), Arc::new(Mutex::new(Vec::new())));
+        let kept = heard.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut answers = stream.try_clone().expect("a copy");
+                let _ = answers.write_all(b"220 store\r\n");
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    let answer = match line.split(' ').next() {
+                        Some("EHLO") => "250-store\r\n250 AUTH PLAIN",
+                        Some("AUTH") => "235 2.7.0 fine",
+                        Some("QUIT") => "221 bye",
+                        _ => "250 fine",
+                    };
+                    kept.lock().expect("heard").push(line);
+                    let _ = answers.write_all(format!("{answer}\r\n").as_bytes());
+                }
+            }
+        });
+        Self { address, heard }
+    }
 }
 
 /// The mesh and what stands before it.
@@ -196,7 +228,12 @@ fn proxies_reach_the_active_node_of_each_account_also_while_an_agent_is_stopped(
         println!("SKIPPED {TEST}: {why}");
         return;
     }
-    let mesh = Mesh::up(&xtask(), 2, 4, &["--level", "local"]).expect("comes up");
+    // Dovecot has no submission here; what serves instead is of this test, and both nodes name it.
+    let store = SubmissionStore::start();
+    let submission_address = store.address.to_string();
+    let names = ["UNDERSTUDY_STORE__SUBMISSION_ADDRESS", "UNDERSTUDY_PEERS__0__SUBMISSION_ADDRESS"];
+    let environment = names.map(|name| (name, submission_address.as_str()));
+    let mesh = Mesh::up_with(&xtask(), 2, 4, &["--level", "local"], &environment).expect("comes up");
     let state = mesh.state().clone();
     let temporary = tempfile::tempdir().expect("a folder");
     let dir = temporary.path().to_path_buf();
@@ -213,6 +250,7 @@ fn proxies_reach_the_active_node_of_each_account_also_while_an_agent_is_stopped(
 
     every_account_reaches_its_node(&world);
     other_protocols_and_strangers(&world);
+    submission_passes_the_password_on(&world, &store);
     health_pages_of_a_mesh_at_rest(&world);
     an_agent_that_is_stopped_is_skipped(&world);
     a_store_that_is_gone_is_said_to_be(&world);
@@ -248,11 +286,20 @@ fn other_protocols_and_strangers(world: &World) {
     // AUTH PLAIN of `\0stranger@elsewhere.test\0x`.
     let told = World::say(world.submission, &["HELO x", "AUTH PLAIN AHN0cmFuZ2VyQGVsc2V3aGVyZS50ZXN0AHg="]);
     assert!(told.starts_with("535 5.7.8"), "{told}");
-    // Nobody serves submission on these nodes' stores, but nginx is told where it would be.
+}
+
+fn submission_passes_the_password_on(world: &World, store: &SubmissionStore) {
+    // AUTH PLAIN of `\0u0001@example.test\0pass`.
+    let plain = "AUTH PLAIN AHUwMDAxQGV4YW1wbGUudGVzdABwYXNz";
+    let told = World::say(world.submission, &["HELO x", plain]);
+    assert!(told.starts_with("235"), "{told}");
+    let heard = store.heard.lock().expect("heard").clone();
+    assert!(heard.iter().any(|line| line == plain), "{heard:?}");
     let name = &world.state.accounts[0].name;
     let (code, told) = world.page("node2", &format!("/account/{name}/where")).expect("answers");
     let ip = &world.state.node(&world.state.accounts[0].active).expect("a node").ip;
-    assert!(code == 200 && told.contains(&format!("\"submission\":\"{ip}:587\"")), "{told}");
+    let wanted = [format!("\"submission\":\"{}\"", store.address), format!("\"imap\":\"{ip}:143\"")];
+    assert!(code == 200 && wanted.iter().all(|part| told.contains(part)), "{told}");
 }
 
 fn health_pages_of_a_mesh_at_rest(world: &World) {
