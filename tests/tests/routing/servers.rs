@@ -14,12 +14,21 @@ use super::{now, wait_for};
 pub(super) struct Server {
     name: &'static str,
     child: Child,
+    /// Where the process id is that ends it all, when it is not the child's: `postfix start-fg` is a script that waits
+    /// for Postfix's master, and the master outlives it (seen).
+    pid_file: Option<PathBuf>,
+}
+
+impl Server {
+    fn pid(&self) -> nix::unistd::Pid {
+        let noted = self.pid_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok());
+        nix::unistd::Pid::from_raw(noted.unwrap_or_else(|| i32::try_from(self.child.id()).expect("a pid")))
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGTERM);
         let begun = now();
         while self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
             if begun.elapsed().as_secs() > 20 {
@@ -63,7 +72,7 @@ fn start(name: &'static str, dir: &Path, command: &mut Command, port: u16) -> Se
     let log = std::fs::File::create(dir.join(format!("{name}.out"))).expect("a file");
     let errors = log.try_clone().expect("a file");
     let child = command.process_group(0).stdin(Stdio::null()).stdout(log).stderr(errors).spawn().expect("starts");
-    let mut server = Server { name, child };
+    let mut server = Server { name, child, pid_file: None };
     wait_for(name, || {
         let told = || std::fs::read_to_string(dir.join(format!("{name}.out"))).unwrap_or_default();
         if let Ok(Some(ended)) = server.child.try_wait() {
@@ -167,5 +176,7 @@ pub(super) fn postfix(dir: &Path, map: u16) -> (Server, u16) {
     let master = format!("127.0.0.1:{smtp} inet n - n - - smtpd\n{}\n", services.join("\n"));
     std::fs::write(home.join("master.cf"), master).expect("writes");
     let mut command = Command::new("/usr/sbin/postfix");
-    (start("postfix", dir, command.arg("-c").arg(&home).arg("start-fg"), smtp), smtp)
+    let mut server = start("postfix", dir, command.arg("-c").arg(&home).arg("start-fg"), smtp);
+    server.pid_file = Some(home.join("queue/pid/master.pid"));
+    (server, smtp)
 }
