@@ -333,7 +333,9 @@ pub(crate) fn kill(state: &State, node: &str, what: Part, signal: Signal) -> Res
     let sent = clock::now();
     while signal == Signal::SIGKILL && sent.elapsed() < GONE_WAIT {
         let left = find();
-        if left.is_empty() {
+        // One that is ending has no environment any more, and with it no mark, but still holds its files (seen: a start
+        // right after it took it for alive and started nothing).
+        if left.is_empty() && !pids.iter().any(|pid| process::is_there(*pid)) {
             break;
         }
         process::signal(&left, signal); // born meanwhile

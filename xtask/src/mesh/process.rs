@@ -71,7 +71,7 @@ pub(crate) fn spawn<S: AsRef<OsStr>>(place: &Place<'_>, program: &Path, args: &[
 }
 
 /// A process that is there and has not ended (a zombie has).
-fn is_there(pid: i32) -> bool {
+pub(crate) fn is_there(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     !matches!(state, None | Some('Z' | 'X'))
