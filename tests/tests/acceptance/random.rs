@@ -8,21 +8,17 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::trial::{Trial, is_long, skip_if_lacking, traffic_time};
-use crate::worker::Worker;
 
-fn random_operations(format: &str, folders: bool) {
+fn random_operations(format: &str) {
     let accounts = if is_long() { 12 } else { 6 };
     let name = format!("random_operations_{format}");
     let trial = Trial::up(&name, accounts, &["--format", format, "--level", "peer"], &[]).expect("comes up");
-    let result = run(&trial, folders);
+    let result = run(&trial);
     trial.end(result);
 }
 
-fn run(trial: &Trial, folders: bool) -> Result<()> {
-    let mut workers = trial.workers(Duration::from_millis(5))?;
-    if !folders {
-        workers = workers.into_iter().map(Worker::keeping_folders).collect();
-    }
+fn run(trial: &Trial) -> Result<()> {
+    let workers = trial.workers(Duration::from_millis(5))?;
     let time = traffic_time(12, 120);
     let tally = trial.traffic(workers, || {
         std::thread::sleep(time);
@@ -37,46 +33,19 @@ fn run(trial: &Trial, folders: bool) -> Result<()> {
 }
 
 #[test]
-fn random_operations_on_messages_end_equal_maildir() {
-    skip_if_lacking!("random_operations_on_messages_end_equal_maildir");
-    random_operations("maildir", false);
+fn random_operations_end_equal_maildir() {
+    skip_if_lacking!("random_operations_end_equal_maildir");
+    random_operations("maildir");
 }
 
 #[test]
-fn random_operations_on_messages_end_equal_sdbox() {
-    skip_if_lacking!("random_operations_on_messages_end_equal_sdbox");
-    random_operations("sdbox", false);
+fn random_operations_end_equal_sdbox() {
+    skip_if_lacking!("random_operations_end_equal_sdbox");
+    random_operations("sdbox");
 }
 
 #[test]
-fn random_operations_on_messages_end_equal_mdbox() {
-    skip_if_lacking!("random_operations_on_messages_end_equal_mdbox");
-    random_operations("mdbox", false);
-}
-
-/// Open: after many renames and deletions of nested mailboxes, one without messages is sometimes on one node only,
-/// until the background comparison finds it.
-#[test]
-#[ignore = "long, and finds an open difference of mailboxes without messages"]
-fn random_operations_with_folders_end_equal_maildir() {
-    skip_if_lacking!("random_operations_with_folders_end_equal_maildir");
-    random_operations("maildir", true);
-}
-
-/// Open: after many renames and deletions of nested mailboxes, one without messages is sometimes on one node only,
-/// until the background comparison finds it.
-#[test]
-#[ignore = "long, and finds an open difference of mailboxes without messages"]
-fn random_operations_with_folders_end_equal_sdbox() {
-    skip_if_lacking!("random_operations_with_folders_end_equal_sdbox");
-    random_operations("sdbox", true);
-}
-
-/// Open: after many renames and deletions of nested mailboxes, one without messages is sometimes on one node only,
-/// until the background comparison finds it.
-#[test]
-#[ignore = "long, and finds an open difference of mailboxes without messages"]
-fn random_operations_with_folders_end_equal_mdbox() {
-    skip_if_lacking!("random_operations_with_folders_end_equal_mdbox");
-    random_operations("mdbox", true);
+fn random_operations_end_equal_mdbox() {
+    skip_if_lacking!("random_operations_end_equal_mdbox");
+    random_operations("mdbox");
 }
