@@ -12,7 +12,7 @@ use understudy_tests::imap::Imap;
 use understudy_tests::mesh::CLIENT_WAIT;
 
 use crate::trial::{Trial, is_long, now, skip_if_lacking, traffic_time};
-use crate::worker::{Tally, Worker};
+use crate::worker::Tally;
 
 fn random_kills(format: &str) {
     let accounts = if is_long() { 10 } else { 6 };
@@ -23,11 +23,7 @@ fn random_kills(format: &str) {
 }
 
 fn run(trial: &Trial) -> Result<()> {
-    let mut workers = trial.workers(Duration::from_millis(5))?;
-    if !is_long() {
-        // Names of folders that are deleted and made again at once differ now and then without any kill; see `random`.
-        workers = workers.into_iter().map(Worker::keeping_folders).collect();
-    }
+    let workers = trial.workers(Duration::from_millis(5))?;
     let tally = trial.traffic(workers, || kill_at_random(trial, traffic_time(12, 180)))?;
     trial.settle()?;
     trial.compare(&tally)?;
