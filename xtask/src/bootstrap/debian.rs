@@ -15,6 +15,14 @@ use std::process::{Command, Stdio};
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_MARK: &str = "# put here by `cargo xtask bootstrap` while it installs packages; may be removed";
 
+/// Packages that bring services, which are not to serve this host because somebody tries this project on it.
+const SERVICES: &[(&str, &[&str])] = &[
+    ("dovecot-core", &["dovecot.service", "dovecot.socket"]),
+    ("nginx", &["nginx.service"]),
+    ("postfix", &["postfix.service"]),
+    ("haproxy", &["haproxy.service"]),
+];
+
 /// Installs what is missing for `groups`; whatever stays missing goes to `lacks`.
 pub(super) fn ensure(groups: &[Group], dry_run: bool, verbose: bool, lacks: &mut Vec<(Group, Lack)>) {
     let needs: Vec<&Need> = NEEDS.iter().filter(|n| groups.contains(&n.group)).collect();
@@ -91,7 +99,6 @@ fn install_all(needs: &[&Need], missing: &BTreeSet<&str>) {
         );
         return;
     };
-    let had_dovecot = Path::new("/usr/sbin/dovecot").exists();
     let _guard = NoServices::stand();
     apt_update_once();
     let common = ["install", "--yes", "--no-install-recommends", "--no-remove"];
@@ -104,12 +111,14 @@ fn install_all(needs: &[&Need], missing: &BTreeSet<&str>) {
             }
         }
     }
-    if !had_dovecot
+    let units = SERVICES.iter().filter(|(package, _)| missing.contains(package)).flat_map(|(_, units)| *units);
+    let units: Vec<&str> = units.copied().collect();
+    if !units.is_empty()
         && Path::new("/run/systemd/system").exists()
         && let Some(mut systemctl) = host::as_root("systemctl")
     {
-        println!("         systemctl disable dovecot: installed to build and test against, not to serve this host");
-        run::succeeds(systemctl.args(["disable", "--now", "dovecot.service", "dovecot.socket"]));
+        println!("         systemctl disable {}: installed to try things on, not to serve this host", units.join(" "));
+        run::succeeds(systemctl.args(["disable", "--now"]).args(units));
     }
 }
 
@@ -121,7 +130,9 @@ pub(super) fn possible() -> bool {
 fn apt_get() -> Option<Command> {
     run::which("apt-get")?;
     let mut command = host::as_root("apt-get")?;
-    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-o", "Dpkg::Use-Pty=0"]);
+    // A fresh machine often updates itself just then.
+    let options = ["-q", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=600"];
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(options);
     Some(command)
 }
 
@@ -137,7 +148,7 @@ fn apt_update_once() {
 fn run_apt(command: &mut Command) -> bool {
     let limit = std::time::Duration::from_secs(1800);
     let name =
-        format!("apt-get {}", command.get_args().skip(3).take(1).map(|a| a.to_string_lossy()).collect::<String>());
+        format!("apt-get {}", command.get_args().skip(5).take(1).map(|a| a.to_string_lossy()).collect::<String>());
     match run::step_uninterrupted(&name, command, limit) {
         Ok(ran) if ran.ok => {
             println!("         {name}: done in {} s", ran.seconds);
