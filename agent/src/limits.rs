@@ -148,6 +148,9 @@ pub const EXPORT_RETRY_MS: u64 = 2_000;
 pub const STORE_TIMEOUT_MS: u64 = 120_000;
 /// As [`STORE_TIMEOUT_MS`], for a dump without bodies, which begins with a look at every file of a folder.
 pub const STORE_DUMP_MS_MAX: u64 = 30_000;
+/// As [`STORE_DUMP_MS_MAX`], for a dump that is exported: longer than Dovecot waits for the lock file that a renamed
+/// folder of a Maildir took along (two minutes); one that is given up before would be waited for in vain each time.
+pub const STORE_EXPORT_MS_MAX: u64 = 200_000;
 /// As [`STORE_TIMEOUT_MS`], for other requests. Past it the account is set aside for a moment, so that it holds up no
 /// other: a killed process may leave a lock behind that the store respects for two minutes. What the service still
 /// does of the request comes before the next one of the account.

@@ -43,7 +43,7 @@ use crate::config::{Config, Loaded, Placement};
 use crate::control::{self, Control};
 use crate::frame::FrameCodec;
 use crate::journal::{self, Journal, JournalConfig};
-use crate::limits::{CAPTURE_QUEUE_MAX, EVENTS_MAX, JOURNAL_CACHE_BYTES};
+use crate::limits::{CAPTURE_QUEUE_MAX, EVENTS_MAX, JOURNAL_CACHE_BYTES, STORE_EXPORT_MS_MAX};
 use crate::metrics::Metrics;
 use crate::pressure::PressureReader;
 use crate::probe::{Probe, ProbeConfig};
@@ -175,12 +175,9 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         transport_events,
     )?;
 
-    let connect: Connect = {
-        let (socket, spool) = (config.store.replay_socket.clone(), config.store.spool_dir.clone());
-        Arc::new(move || -> Box<dyn Store> {
-            Box::new(DovecotStore::new(DovecotConfig::new(socket.clone(), Some(spool.clone()))))
-        })
-    };
+    let store = DovecotConfig::new(config.store.replay_socket.clone(), Some(config.store.spool_dir.clone()));
+    let export_store = DovecotConfig { timeout_dump: [Duration::from_millis(STORE_EXPORT_MS_MAX); 2], ..store.clone() };
+    let connect: Connect = Arc::new(move || -> Box<dyn Store> { Box::new(DovecotStore::new(store.clone())) });
     let storage = blobs(&config)?;
     let staging = config.node.runtime_dir.join("bodies");
     let shared = Arc::new(Shared {
@@ -197,7 +194,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     spool.clean()?;
     spool.list()?.into_iter().for_each(|id| uploader.want(id));
     let (export_events, exports) = bounded(EVENTS_MAX);
-    let exporters = Exporters::start(|| connect(), &export_events)?;
+    let exporters = Exporters::start(|| Box::new(DovecotStore::new(export_store.clone())), &export_events)?;
     let (query_sender, queries) = unbounded();
     let names = {
         let config = config.clone();

@@ -62,6 +62,8 @@ pub(crate) struct Worker {
     random: StdRng,
     seed: u64,
     pause: Duration,
+    /// Whether mailboxes are renamed and deleted too.
+    folders: bool,
     session: Option<Imap>,
     selected: Option<String>,
     count: u64,
@@ -78,11 +80,18 @@ impl Worker {
             random: StdRng::seed_from_u64(seed),
             seed,
             pause,
+            folders: true,
             session: None,
             selected: None,
             count: 0,
             tally: Tally::default(),
         }
+    }
+
+    /// Mailboxes are made, and neither renamed nor deleted.
+    pub(crate) fn keeping_folders(mut self) -> Self {
+        self.folders = false;
+        self
     }
 
     /// Works until `stop` is set.
@@ -115,8 +124,8 @@ impl Worker {
             66..74 => self.relocate(),
             74..82 => self.expunge(),
             82..87 => self.create(),
-            87..92 => self.rename(),
-            92..95 => self.delete(),
+            87..92 if self.folders => self.rename(),
+            92..95 if self.folders => self.delete(),
             _ => self.subscribe(),
         };
         match result {

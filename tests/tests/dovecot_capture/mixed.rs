@@ -19,13 +19,15 @@ const STEPS: usize = 120;
 /// Of a failed run: how many of the last operations on the list of mailboxes are shown.
 const LISTS_SHOWN: usize = 60;
 /// Why an account may be marked for comparison: what Dovecot itself left half done, so that no operation tells of it.
-const UNDEFINED: [&str; 4] = [
+const UNDEFINED: [&str; 5] = [
     "a commit failed, perhaps half way",
     "messages were put into a Maildir past Dovecot",
     // It was read back from a mailbox that vanished, and committed all the same.
     "a message body was not written to the spool",
     // The mailbox vanished between the commit and the look at what it made (seen with Maildir).
     "flags cannot be read back",
+    // Dovecot found the map of an mdbox damaged, and made it anew.
+    "the storage was made anew from its files",
 ];
 
 const CONFIG: &str = r#"
