@@ -54,8 +54,8 @@ fn random_operations_end_equal_mdbox() {
     random_operations("mdbox", true);
 }
 
-/// Open: a folder of a Maildir that is renamed while a session holds its lock takes the lock file along, and the account
-/// may then be behind for minutes (seed 3078899013).
+/// Open: a folder of a Maildir that is renamed while a session holds its lock takes the lock file along, and the
+/// account may then be behind for minutes (seed 3078899013).
 #[test]
 #[ignore = "long: waits for minutes now and then"]
 fn random_operations_end_equal_maildir() {
