@@ -7,7 +7,22 @@ use core::fmt;
 
 /// A node of the mesh: 1 to [`NodeId::MAX`]. 0 is never a node, so that zeroed bytes name nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(try_from = "u16", into = "u16"))]
 pub struct NodeId(u16);
+
+impl TryFrom<u16> for NodeId {
+    type Error = &'static str;
+
+    fn try_from(raw: u16) -> Result<Self, Self::Error> {
+        Self::new(raw).ok_or("a node is a number from 1 to 4095")
+    }
+}
+
+impl From<NodeId> for u16 {
+    fn from(node: NodeId) -> Self {
+        node.0
+    }
+}
 
 impl NodeId {
     /// The largest node id.
@@ -32,14 +47,17 @@ pub struct ClusterId(pub u64);
 
 /// A group of accounts: the unit of placement, order, batching, epoch and failover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct GroupId(pub u32);
 
 /// Fencing number of a group: rises at every change of the active node. 0 is before the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Epoch(pub u64);
 
 /// Position of an operation in its group's stream. The first operation is 1; 0 means "none yet".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Sequence(pub u64);
 
 impl Sequence {

@@ -21,6 +21,33 @@ impl MonoNs {
     }
 }
 
+/// Nanoseconds since the host booted, with the time that it was suspended: what leases are counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
+pub struct BootNs(pub u64);
+
+impl BootNs {
+    /// Nanoseconds from `earlier` to `self`; 0 if `earlier` is later.
+    #[must_use]
+    pub fn since_ns(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// `self` moved on by so many nanoseconds.
+    #[must_use]
+    pub fn after_ns(self, ns: u64) -> Self {
+        Self(self.0.saturating_add(ns))
+    }
+}
+
+/// Reads CLOCK_BOOTTIME, which goes on while the host is suspended.
+#[must_use]
+pub fn boot() -> BootNs {
+    let ts = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .unwrap_or_else(|_| nix::sys::time::TimeSpec::new(0, 0));
+    let seconds = u64::try_from(ts.tv_sec()).unwrap_or(0);
+    BootNs(seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(ts.tv_nsec()).unwrap_or(0)))
+}
+
 /// Reads CLOCK_MONOTONIC, in nanoseconds since the host booted (comparable between processes of one host).
 #[must_use]
 pub fn mono() -> MonoNs {

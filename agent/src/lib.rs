@@ -30,6 +30,9 @@ pub mod pressure;
 pub mod signal;
 pub mod beat;
 
+pub mod coordinator;
+pub mod failover;
+
 pub mod routing;
 pub mod metrics;
 pub mod control;

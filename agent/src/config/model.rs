@@ -27,6 +27,8 @@ pub struct Config {
     #[serde(default)]
     pub classes: BTreeMap<String, Class>,
     pub agent: Agent,
+    pub coordinator: Coordinator,
+    pub failover: Failover,
     pub routing: Routing,
     pub tuning: Tuning,
 }
@@ -39,6 +41,11 @@ pub struct Node {
     pub cluster: Cluster,
     pub data_dir: PathBuf,
     pub runtime_dir: PathBuf,
+    pub site: String,
+    pub priority: u32,
+    pub no_failover: bool,
+    /// 0 = no limit.
+    pub capacity_groups: u32,
 }
 
 /// A cluster's number, or the text that it is hashed from.
@@ -303,6 +310,59 @@ pub struct Agent {
     pub admin_socket: PathBuf,
     pub beat_interval_ms: u64,
     pub probe: ProbeMode,
+}
+
+/// Where leases and epochs live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CoordinatorKind {
+    None,
+    Embedded,
+    Etcd,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Coordinator {
+    pub kind: CoordinatorKind,
+    pub path: PathBuf,
+    pub endpoints: Vec<String>,
+    pub ca: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub user: Option<String>,
+    pub password_file: Option<PathBuf>,
+}
+
+/// Whether an automatic action is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Automation {
+    On,
+    /// Only said.
+    DryRun,
+    Off,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failover {
+    pub mode: Automation,
+    pub lease_ms: u64,
+    pub renew_ms: u64,
+    pub store_stall_ms: u64,
+    pub drift_ppm: u64,
+    pub in_sync_timeout_ms: u64,
+    pub uid_gap: u32,
+    pub modseq_gap: u64,
+    pub cross_site: bool,
+    pub dwell_ms: u64,
+    /// 0 = not declared.
+    pub rto_ms: u64,
+    pub fence_hook: Option<PathBuf>,
+    pub watchdog: Option<PathBuf>,
+    pub canary_account: Option<String>,
+    pub kick: Automation,
 }
 
 /// Where proxies and balancers ask. A listener that is unset or empty is off.

@@ -40,6 +40,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("pressure", &[]),
     ("signal", &["probe", "pressure"]),
     ("beat", &["signal", "probe", "pressure", "transport"]),
+    // Failover: what is agreed on, and who decides.
+    ("coordinator", &[]),
+    ("failover", &["coordinator", "signal", "beat"]),
 ];
 
 /// Findings in all files of the agent.
