@@ -45,6 +45,8 @@ pub const POSITION_BYTES: usize = 60;
 pub const GROUP_ACK_BYTES: usize = 36;
 /// Most accounts in one Parked. A replica with more says nothing, and all accounts of the group count by its Ack.
 pub const PARKED_ACCOUNTS_MAX: usize = 1_024;
+/// Longest body of a Council.
+pub const COUNCIL_BYTES_MAX: usize = 512 << 10;
 /// Longest text of a software version, in bytes.
 pub const VERSION_TEXT_BYTES_MAX: usize = 64;
 /// Longest text of a refusal, in bytes.
@@ -76,6 +78,8 @@ pub mod kind {
     pub const PONG: u16 = 12;
     pub const GOODBYE: u16 = 13;
     pub const PARKED: u16 = 14;
+    pub const POSITIONS: u16 = 15;
+    pub const COUNCIL: u16 = 16;
 }
 
 /// Capability bits of a Hello. What both sides have may be used; a bit that one side does not know is left alone.
@@ -307,6 +311,10 @@ pub enum Message {
         applied: Sequence,
         accounts: Vec<(String, Sequence)>,
     },
+    /// Where a replica stands in groups that it follows the receiver in, since the connection was made.
+    Positions(Vec<Position>),
+    /// What deciders of failover say to each other: JSON, on the connection for beats.
+    Council(Vec<u8>),
     Beat(Vec<u8>),
     Request {
         id: u64,

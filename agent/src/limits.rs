@@ -209,6 +209,27 @@ pub const SPOOL_TMP_AGE_S_MAX: u64 = 3_600;
 /// How often the replay service is asked who it is, in milliseconds.
 pub const VERSION_ASK_MS: u64 = 5_000;
 
+/// How often the decider of failover is told that time passed, in milliseconds.
+pub const COUNCIL_TICK_MS: u64 = 20;
+/// Groups in one word between deciders. More go in several.
+pub const COUNCIL_GROUPS_MAX: usize = 4_096;
+/// Orders of administrators that wait for the decider. Past it the oldest is given up.
+pub const ORDERS_WAITING_MAX: usize = 256;
+/// Words of the decider that are kept for `status` and `explain`. Past it the oldest goes.
+pub const SAID_MAX: usize = 1_000;
+/// Threads that raise UIDs after a promotion.
+pub const RAISERS: usize = 4;
+/// Wait before an account that could not be raised is tried again, in milliseconds. Tries never end; the account is not
+/// served meanwhile.
+pub const RAISE_RETRY_MS: u64 = 200;
+/// How often the decider of failover is told how groups stand, in milliseconds; at once while they change their roles.
+pub const STANDS_MS: u64 = 100;
+/// For how long a login or delivery is held while its group changes nodes, in milliseconds. Past it the client is told
+/// to come again.
+pub const ROUTING_HOLD_MS_MAX: u64 = 4_000;
+/// Pause between two looks whether a held login may go on, in milliseconds.
+pub const ROUTING_HOLD_PAUSE_MS: u64 = 10;
+
 /// Connections of proxies and balancers at one time, for each listener of `[routing]`. Past it new ones wait.
 pub const ROUTING_CONNECTIONS_MAX: usize = 1024;
 /// Bytes of the head of an HTTP request to `[routing]`. Past it the request is refused (431).

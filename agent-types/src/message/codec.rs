@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{
-    BEAT_BYTES_MAX, BODY_BYTES_MAX, Channel, FRAME_PREFIX_BYTES, GROUP_ACK_BYTES, GROUPS_MAX, GroupAck, HEAD_BYTES,
+    BEAT_BYTES_MAX, BODY_BYTES_MAX, COUNCIL_BYTES_MAX, Channel, FRAME_PREFIX_BYTES, GROUP_ACK_BYTES, GROUPS_MAX, GroupAck, HEAD_BYTES,
     HELLO_BYTES_MAX, HELLO_MAGIC, Hello, HelloAck, Message, MessageError, PARKED_ACCOUNTS_MAX, POSITION_BYTES,
     Position, REFUSED_TEXT_BYTES_MAX, RefusedCode, ResyncReason, VERSION_TEXT_BYTES_MAX, kind,
 };
@@ -77,6 +77,8 @@ fn body_bytes_max(raw: u16) -> usize {
         kind::CREDIT | kind::PING | kind::PONG => 8,
         kind::RESYNC_NEEDED => 16,
         kind::GOODBYE => 0,
+        kind::COUNCIL => COUNCIL_BYTES_MAX,
+        kind::POSITIONS => 4 + GROUPS_MAX * POSITION_BYTES,
         kind::PARKED => 16 + PARKED_ACCOUNTS_MAX * (10 + ACCOUNT_BYTES_MAX),
         _ => BODY_BYTES_MAX,
     }
@@ -186,6 +188,8 @@ fn read(raw_kind: u16, body: &[u8]) -> Result<Message, MessageError> {
         kind::PONG => Message::Pong { token: from.u64()? },
         kind::GOODBYE => Message::Goodbye,
         kind::PARKED => read_parked(&mut from)?,
+        kind::POSITIONS => Message::Positions(read_positions(&mut from)?),
+        kind::COUNCIL => Message::Council(from.rest()),
         _ => return Ok(Message::Unknown { kind: raw_kind, body_bytes: body.len() }),
     };
     from.end()?;
@@ -225,6 +229,20 @@ fn read_hello_ack(from: &mut Cursor<'_>) -> Result<Message, MessageError> {
     let (cluster, incarnation) = (ClusterId(from.u64()?), from.u64()?);
     let (capabilities, credit_bytes) = (from.u64()?, from.u64()?);
     let software = from.text(VERSION_TEXT_BYTES_MAX)?;
+    let positions = read_positions(from)?;
+    Ok(Message::HelloAck(HelloAck {
+        protocol,
+        node,
+        cluster,
+        incarnation,
+        capabilities,
+        credit_bytes,
+        software,
+        positions,
+    }))
+}
+
+fn read_positions(from: &mut Cursor<'_>) -> Result<Vec<Position>, MessageError> {
     let count = from.count(POSITION_BYTES)?;
     let mut positions = Vec::with_capacity(count);
     for _ in 0..count {
@@ -236,16 +254,7 @@ fn read_hello_ack(from: &mut Cursor<'_>) -> Result<Message, MessageError> {
             hash: from.array()?,
         });
     }
-    Ok(Message::HelloAck(HelloAck {
-        protocol,
-        node,
-        cluster,
-        incarnation,
-        capabilities,
-        credit_bytes,
-        software,
-        positions,
-    }))
+    Ok(positions)
 }
 
 fn read_ack(from: &mut Cursor<'_>) -> Result<Message, MessageError> {
@@ -297,6 +306,8 @@ impl Message {
             Self::Pong { .. } => kind::PONG,
             Self::Goodbye => kind::GOODBYE,
             Self::Parked { .. } => kind::PARKED,
+            Self::Positions(_) => kind::POSITIONS,
+            Self::Council(_) => kind::COUNCIL,
             Self::Unknown { kind, .. } => *kind,
         }
     }
@@ -372,14 +383,7 @@ impl Message {
                     out.extend_from_slice(&number.to_le_bytes());
                 }
                 put_text(out, raw_kind, &ack.software, VERSION_TEXT_BYTES_MAX)?;
-                put_count(out, raw_kind, ack.positions.len())?;
-                for position in &ack.positions {
-                    out.extend_from_slice(&position.group.0.to_le_bytes());
-                    for number in [position.epoch.0, position.journaled.0, position.applied.0] {
-                        out.extend_from_slice(&number.to_le_bytes());
-                    }
-                    out.extend_from_slice(&position.hash);
-                }
+                put_positions(out, raw_kind, &ack.positions)?;
             }
             Self::Refused { code, text } => {
                 out.extend_from_slice(&code.get().to_le_bytes());
@@ -407,7 +411,8 @@ impl Message {
                 out.extend_from_slice(&reason.get().to_le_bytes());
                 out.extend_from_slice(&[0; 2]);
             }
-            Self::Beat(bytes) => out.extend_from_slice(bytes),
+            Self::Beat(bytes) | Self::Council(bytes) => out.extend_from_slice(bytes),
+            Self::Positions(positions) => put_positions(out, raw_kind, positions)?,
             Self::Request { id, kind, body } => {
                 out.extend_from_slice(&id.to_le_bytes());
                 out.extend_from_slice(&kind.to_le_bytes());
@@ -437,6 +442,18 @@ impl Message {
         }
         Ok(())
     }
+}
+
+fn put_positions(out: &mut Vec<u8>, raw_kind: u16, positions: &[Position]) -> Result<(), MessageError> {
+    put_count(out, raw_kind, positions.len())?;
+    for position in positions {
+        out.extend_from_slice(&position.group.0.to_le_bytes());
+        for number in [position.epoch.0, position.journaled.0, position.applied.0] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&position.hash);
+    }
+    Ok(())
 }
 
 fn put_text(out: &mut Vec<u8>, raw_kind: u16, text: &str, max: usize) -> Result<(), MessageError> {

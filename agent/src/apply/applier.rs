@@ -130,6 +130,8 @@ pub struct GroupApplier {
     complete: BTreeSet<String>,
     /// The applied position that was told last.
     told: u64,
+    /// What comes after this position was captured from the store here, and is not applied to it.
+    ceiling: Option<u64>,
 }
 
 impl GroupApplier {
@@ -154,6 +156,7 @@ impl GroupApplier {
             read_until: applied,
             complete,
             told: applied,
+            ceiling: None,
         };
         let mut from = applied.saturating_sub(APPLY_REMEMBER_OPS) + 1;
         loop {
@@ -197,8 +200,14 @@ impl GroupApplier {
     /// When the cursor cannot be written.
     pub fn rebase(&mut self, seq: u64, tools: &mut Tools<'_>) -> Result<(), ApplyError> {
         self.applied = seq;
+        self.ceiling = None;
         self.update.applied = Some(seq);
         self.flush(tools, true)
+    }
+
+    /// This node is active from `seq` on: only accounts that wait are still caught up with.
+    pub fn stand(&mut self, seq: u64) {
+        self.ceiling = Some(seq);
     }
 
     pub(super) fn filter(&mut self, account: &str) -> &mut Filter {
@@ -229,7 +238,10 @@ impl GroupApplier {
         for (account, bodies) in self.lot.ask(tools.now) {
             (tools.report)(ApplyEvent::Ask { group: self.group, account, bodies });
         }
-        let frames = tools.frames.read(self.group, Sequence(self.applied + 1), APPLY_READ_BYTES)?;
+        let frames = match self.ceiling {
+            Some(ceiling) if self.applied >= ceiling => Vec::new(),
+            _ => tools.frames.read(self.group, Sequence(self.applied + 1), APPLY_READ_BYTES)?,
+        };
         let Some(last) = frames.last().map(|frame| frame.last_sequence().0) else {
             self.flush(tools, false)?;
             self.tell(tools);

@@ -28,6 +28,8 @@ enum Command {
     Wake(GroupId),
     /// The group's stream goes on after this position.
     Rebase(GroupId, u64),
+    /// This node is active from this position on.
+    Stand(GroupId, u64),
     Stop,
 }
 
@@ -76,6 +78,11 @@ impl Workers {
         self.send(group, Command::Rebase(group, seq));
     }
 
+    /// What comes after `seq` was captured here and is not applied here.
+    pub fn stand(&self, group: GroupId, seq: u64) {
+        self.send(group, Command::Stand(group, seq));
+    }
+
     fn send(&self, group: GroupId, command: Command) {
         let index = group.0 as usize % self.commands.len();
         // A worker is gone only when it panicked; its groups then stand still, and `status` shows their lag.
@@ -98,6 +105,7 @@ fn run(shared: &Shared, store: &mut dyn Store, commands: &Receiver<Command>, rep
     let mut codec = FrameCodec::new();
     let mut appliers: BTreeMap<GroupId, GroupApplier> = BTreeMap::new();
     let mut dirty: BTreeMap<GroupId, Option<u64>> = BTreeMap::new();
+    let mut stands: BTreeMap<GroupId, u64> = BTreeMap::new();
     let mut failing = false;
     loop {
         let waiting = appliers.values().any(|applier| !applier.lot().is_empty());
@@ -115,7 +123,14 @@ fn run(shared: &Shared, store: &mut dyn Store, commands: &Receiver<Command>, rep
             match command {
                 Command::Stop => return,
                 Command::Wake(group) => drop(dirty.entry(group).or_default()),
-                Command::Rebase(group, seq) => drop(dirty.insert(group, Some(seq))),
+                Command::Rebase(group, seq) => {
+                    stands.remove(&group);
+                    dirty.insert(group, Some(seq));
+                }
+                Command::Stand(group, seq) => {
+                    stands.insert(group, seq);
+                    dirty.entry(group).or_default();
+                }
             }
             next = commands.try_recv().ok();
         }
@@ -135,12 +150,13 @@ fn run(shared: &Shared, store: &mut dyn Store, commands: &Receiver<Command>, rep
                 report: &mut sink,
                 now: clock::mono(),
             };
-            let mut result = serve(&mut appliers, group, rebase, &mut tools);
+            let stand = stands.get(&group).copied();
+            let mut result = serve(&mut appliers, group, rebase, stand, &mut tools);
             if let Err(ApplyError::Journal(error)) = &result {
                 let why = error.to_string();
                 if let Some(seq) = goes_on_after(error, shared.frames.tail(group)) {
                     tracing::error!(group = group.0, seq, why, "frames are lost before they were applied");
-                    result = serve(&mut appliers, group, Some(seq), &mut tools);
+                    result = serve(&mut appliers, group, Some(seq), None, &mut tools);
                     report(ApplyEvent::Lost { group, seq, why });
                 }
             }
@@ -168,6 +184,7 @@ fn serve(
     appliers: &mut BTreeMap<GroupId, GroupApplier>,
     group: GroupId,
     rebase: Option<u64>,
+    stand: Option<u64>,
     tools: &mut Tools<'_>,
 ) -> Result<(), ApplyError> {
     if let std::collections::btree_map::Entry::Vacant(slot) = appliers.entry(group) {
@@ -184,6 +201,9 @@ fn serve(
     if let Some(seq) = rebase {
         applier.rebase(seq, tools)?;
         (tools.report)(ApplyEvent::Applied { group, seq });
+    }
+    if let Some(seq) = stand {
+        applier.stand(seq);
     }
     while applier.step(tools)? {
         tools.now = clock::mono();

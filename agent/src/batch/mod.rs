@@ -53,6 +53,12 @@ impl GroupBatch {
         }
     }
 
+    /// The epoch in which its frames are sealed.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// Last sequence that was given away.
     #[must_use]
     pub fn captured(&self) -> Sequence {

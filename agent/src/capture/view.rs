@@ -3,6 +3,7 @@
 //! Owns: the answer to "what holds for this account here". What can hurt: a half-changed view; it is replaced as a
 //! whole. Refuses: files; `config` and `rules` have read them.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use understudy_ring::{AckLevel, OnFull, OnTimeout, Policy};
@@ -17,6 +18,27 @@ pub struct View {
     pub node: NodeId,
     pub rules: Rules,
     pub placement: Placement,
+    /// How groups stand here; one that is not named is served where placement says.
+    pub seats: HashMap<GroupId, Seat>,
+}
+
+/// How a group stands at this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seat {
+    /// Users work here.
+    Serving,
+    /// It was promoted here, and is served account by account as each is ready.
+    Opening {
+        ready: HashSet<String>,
+    },
+    /// It is about to be served, here or elsewhere: who can wait a moment does.
+    Moving,
+    /// This node may not change it at the moment.
+    Fenced(String),
+    /// Another node is active; `ready` = it serves.
+    Elsewhere {
+        ready: bool,
+    },
 }
 
 impl View {
@@ -27,11 +49,22 @@ impl View {
         let resolved = self.rules.resolve(account);
         match self.placement.group(self.placement.group_of(account)) {
             Some(group) => {
-                let elsewhere = group.active != self.node && resolved.replicate;
+                let elsewhere = !self.serves(group.id, account) && resolved.replicate;
                 let role = if elsewhere { Role::Replica } else { Role::Active };
                 Policy { role, ..policy(resolved, group.replicas.len()) }
             }
             None => Policy { replicated: false, ..Policy::default() },
+        }
+    }
+
+    /// Whether users of the account may change their mail here now.
+    #[must_use]
+    pub fn serves(&self, group: GroupId, account: &str) -> bool {
+        match self.seats.get(&group) {
+            None => self.placement.group(group).is_some_and(|group| group.active == self.node),
+            Some(Seat::Serving) => true,
+            Some(Seat::Opening { ready }) => ready.contains(account),
+            Some(Seat::Moving | Seat::Fenced(_) | Seat::Elsewhere { .. }) => false,
         }
     }
 
@@ -90,8 +123,8 @@ impl SharedView {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces it.
-    pub fn replace(&self, view: View) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = view;
+    /// Changes it. Nobody reads meanwhile.
+    pub fn change<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -132,6 +132,13 @@ impl Placement {
         self.overrides.keys().map(String::as_str)
     }
 
+    /// Replaces a group by what the coordinator has of it.
+    pub fn put_group(&mut self, group: Group) {
+        if let Some(old) = usize::try_from(group.id.0).ok().and_then(|at| self.groups.get_mut(at)) {
+            *old = group;
+        }
+    }
+
     /// Replaces a group, for the owner of epochs. Refused (`false`) when the epoch does not rise.
     pub fn set_group(&mut self, group: Group) -> bool {
         match usize::try_from(group.id.0).ok().and_then(|at| self.groups.get_mut(at)) {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use understudy_types::id::GroupId;
+use understudy_types::id::{GroupId, NodeId};
 
 use crate::apply::cursor::CursorError;
 
@@ -25,8 +25,25 @@ pub(crate) struct Known {
     pub group: GroupId,
     /// Last operation of the account in this life of the agent; 0 = none.
     pub last_seq: u64,
-    /// Replicas that got a first copy, as text; empty = none.
-    pub copied_for: String,
+    /// Replicas that have a whole copy.
+    pub copied_for: BTreeSet<NodeId>,
+}
+
+impl Known {
+    /// Whether all of these nodes have a whole copy.
+    #[must_use]
+    pub(crate) fn is_copied_for(&self, replicas: &[NodeId]) -> bool {
+        replicas.iter().all(|node| self.copied_for.contains(node))
+    }
+}
+
+/// As it stands in the file: `2,3`.
+fn as_text(nodes: &BTreeSet<NodeId>) -> String {
+    nodes.iter().map(|node| node.get().to_string()).collect::<Vec<_>>().join(",")
+}
+
+fn of_text(text: &str) -> BTreeSet<NodeId> {
+    text.split(',').filter_map(|node| NodeId::new(node.parse().ok()?)).collect()
 }
 
 /// The accounts.
@@ -51,7 +68,7 @@ impl Accounts {
         for row in database.begin_read()?.open_table(COPIED)?.iter()? {
             let (account, copied_for) = row?;
             let group = group_of(account.value());
-            let entry = Known { group, last_seq: 0, copied_for: copied_for.value().to_owned() };
+            let entry = Known { group, last_seq: 0, copied_for: of_text(copied_for.value()) };
             known.insert(account.value().to_owned(), entry);
         }
         let mut owed = BTreeMap::new();
@@ -61,7 +78,7 @@ impl Accounts {
             known.entry(account.value().to_owned()).or_insert_with(|| Known {
                 group: group_of(account.value()),
                 last_seq: 0,
-                copied_for: String::new(),
+                copied_for: BTreeSet::new(),
             });
         }
         Ok(Self { database, known, owed })
@@ -121,7 +138,7 @@ impl Accounts {
     /// The account's entry; made when it is seen for the first time.
     pub(crate) fn see(&mut self, account: &str, group: GroupId) -> &mut Known {
         if !self.known.contains_key(account) {
-            let entry = Known { group, last_seq: 0, copied_for: String::new() };
+            let entry = Known { group, last_seq: 0, copied_for: BTreeSet::new() };
             self.known.insert(account.to_owned(), entry);
         }
         let entry = self.known.get_mut(account).unwrap_or_else(|| unreachable!("inserted just above"));
@@ -140,16 +157,33 @@ impl Accounts {
         self.known.iter().map(|(account, known)| (account.as_str(), known))
     }
 
-    /// The first copy for these replicas is complete and durable.
+    /// These replicas, and no others, have whole copies of these accounts.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn copied(&mut self, account: &str, copied_for: &str) -> Result<(), CursorError> {
-        if let Some(known) = self.known.get_mut(account) {
-            known.copied_for = copied_for.to_owned();
+    pub(crate) fn copied<'a>(
+        &mut self,
+        accounts: impl IntoIterator<Item = &'a str>,
+        copied_for: &BTreeSet<NodeId>,
+    ) -> Result<(), CursorError> {
+        let text = as_text(copied_for);
+        let mut news = Vec::new();
+        for account in accounts {
+            if let Some(known) = self.known.get_mut(account).filter(|known| known.copied_for != *copied_for) {
+                known.copied_for.clone_from(copied_for);
+                news.push(account);
+            }
+        }
+        if news.is_empty() {
+            return Ok(());
         }
         let write = self.database.begin_write()?;
-        write.open_table(COPIED)?.insert(account, copied_for)?;
+        {
+            let mut table = write.open_table(COPIED)?;
+            for account in news {
+                table.insert(account, text.as_str())?;
+            }
+        }
         write.commit()?;
         Ok(())
     }
@@ -187,10 +221,11 @@ mod tests {
             let mut accounts = Accounts::open(&path, |_| GroupId(1)).unwrap();
             accounts.see("a", GroupId(1)).last_seq = 5;
             accounts.see("b", GroupId(1));
-            accounts.copied("a", "2").unwrap();
+            accounts.copied(["a"], &of_text("2,7")).unwrap();
         }
         let accounts = Accounts::open(&path, |_| GroupId(3)).unwrap();
-        assert_eq!(accounts.get("a"), Some(&Known { group: GroupId(3), last_seq: 0, copied_for: "2".into() }));
+        let copied_for = of_text("7,2");
+        assert_eq!(accounts.get("a"), Some(&Known { group: GroupId(3), last_seq: 0, copied_for }));
         assert_eq!(accounts.get("b"), None);
     }
 }

@@ -75,8 +75,19 @@ impl Acks {
         self.bodies.iter().filter(|(_, pending)| names(pending)).map(|(account, _)| account.clone()).collect()
     }
 
-    /// Who may be answered now. `journaled` is this node's durable position, `acked` that of each replica.
-    pub(crate) fn ready(&mut self, journaled: u64, acked: &[u64]) -> Vec<Ready> {
+    /// Everybody who waits, told that this node may not change mail any more: its lease has ended.
+    pub(crate) fn fence(&mut self) -> Vec<Ready> {
+        let told = |waiting: Waiting| Ready {
+            at: waiting.at,
+            status: Status::Fenced,
+            captured_wall_ns: waiting.captured_wall_ns,
+        };
+        self.waiting.drain(..).map(told).collect()
+    }
+
+    /// Who may be answered now. `journaled` is this node's durable position, `acked` that of each replica, `required`
+    /// the lowest of those replicas that nobody of level `peer` is answered without.
+    pub(crate) fn ready(&mut self, journaled: u64, acked: &[u64], required: u64) -> Vec<Ready> {
         let mut ready = Vec::new();
         let mut acked = acked.to_vec();
         acked.sort_unstable_by(|a, b| b.cmp(a));
@@ -92,7 +103,8 @@ impl Acks {
                     let body_missing = bodies
                         .get(&waiting.account)
                         .is_some_and(|pending| pending.range(..=waiting.seq).next().is_some());
-                    (here && there && !body_missing).then_some(Status::Replicated)
+                    let everywhere = required >= waiting.seq;
+                    (here && there && everywhere && !body_missing).then_some(Status::Replicated)
                 }
             };
             if let Some(status) = status {
@@ -118,7 +130,7 @@ mod tests {
     }
 
     fn ready(acks: &mut Acks, journaled: u64, acked: &[u64]) -> Vec<(CompletionRef, Status)> {
-        acks.ready(journaled, acked).into_iter().map(|ready| (ready.at, ready.status)).collect()
+        acks.ready(journaled, acked, u64::MAX).into_iter().map(|ready| (ready.at, ready.status)).collect()
     }
 
     #[test]
@@ -133,6 +145,18 @@ mod tests {
         assert_eq!(ready(&mut acks, 7, &[9, 6]), []);
         assert_eq!(ready(&mut acks, 7, &[7, 9]), [(at(7), Status::Replicated)]);
         assert_eq!(ready(&mut acks, 99, &[99, 99]), [], "nobody waits any more");
+    }
+
+    #[test]
+    fn one_that_must_have_it_is_waited_for_and_an_ended_lease_answers_everybody() {
+        let mut acks = Acks::default();
+        acks.wait(waiting(5, AckLevel::Peer, 1, "a"));
+        acks.wait(waiting(6, AckLevel::Local, 0, "a"));
+        assert_eq!(acks.ready(9, &[9, 4], 4).len(), 1, "local does not wait for peers, peer waits for all in sync");
+        assert_eq!(acks.ready(9, &[9, 5], 5).len(), 1);
+        acks.wait(waiting(7, AckLevel::Peer, 1, "a"));
+        assert_eq!(acks.fence().iter().map(|ready| ready.status).collect::<Vec<_>>(), [Status::Fenced]);
+        assert_eq!(ready(&mut acks, 9, &[9]), []);
     }
 
     #[test]

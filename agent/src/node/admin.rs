@@ -10,7 +10,8 @@ use crossbeam::channel::{Sender, bounded};
 
 use super::query::Query;
 use super::verify::Verifier;
-use crate::capture::view::{SharedView, View};
+use crate::capture::view::SharedView;
+use crate::config::model::CoordinatorKind;
 use crate::config::{self, Loaded};
 use crate::control::Admin;
 use crate::control::model::{Done, RuleRow, Status, VerifyResult};
@@ -97,12 +98,23 @@ impl Admin for NodeAdmin {
         let placement = config::Placement::build(&fresh.config).map_err(|problems| {
             problems.first().map_or_else(String::new, |p| format!("{}: {}; {}", p.key, p.problem, p.remedy))
         })?;
-        let before = self.view.read().placement.clone();
-        if before.groups() != placement.groups() {
+        let shared = fresh.config.coordinator.kind != CoordinatorKind::None;
+        let before = self.view.read().placement.groups().to_vec();
+        if shared && before.len() != placement.groups().len() {
+            return Err("the number of groups cannot change: accounts would be of other groups".into());
+        }
+        if !shared && before != placement.groups() {
             return Err("groups cannot change their nodes while the agent runs; restart it".into());
         }
-        let node = self.loaded.config.node_id();
-        self.view.replace(View { node, rules, placement });
+        self.view.change(|view| {
+            // Who is active is the coordinator's word, where there is one.
+            let mut placement = placement;
+            if shared {
+                before.into_iter().for_each(|group| drop(placement.set_group(group)));
+            }
+            view.rules = rules;
+            view.placement = placement;
+        });
         // The loop is gone only at shutdown.
         let _ = self.queries.send(Query::Reloaded);
         Ok(Done { done: "rules and placed accounts were read again".into() })

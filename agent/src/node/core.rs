@@ -102,6 +102,11 @@ pub(super) struct Core {
     /// Frames that the journal had no room for; received ones with the epoch of their sender.
     pub unsent: VecDeque<(Frame, Option<Epoch>)>,
     pub links: HashMap<NodeId, LinkId>,
+    /// Connections that peers dialled: their frames come on them.
+    pub dialled_by: HashMap<NodeId, LinkId>,
+    pub roles: super::roles::Roles,
+    pub council: super::council::Council,
+    pub orders: super::orders::Orders,
     /// Groups that lost frames here, until their active was told.
     pub lost_groups: BTreeSet<GroupId>,
     /// Groups whose next frame starts their stream anew here.
@@ -131,7 +136,10 @@ impl Core {
     pub(crate) fn captured(&mut self, captured: Captured) {
         match captured {
             Captured::Op(op) => self.captured_op(op),
-            Captured::Opened { account } => self.seen(&account),
+            Captured::Opened { account } => {
+                self.seen(&account);
+                self.asked_for(&account);
+            }
             Captured::Compare { account, why, bucket } => self.compare(&account, &why, bucket),
             Captured::CompareBuckets { buckets } => self.compare_buckets(buckets),
             Captured::CompareAll { why } => self.compare_all(&why),
@@ -146,7 +154,7 @@ impl Core {
             let resolved = view.rules.resolve(&op.account);
             (view.own_group(&op.account), view.decide(&op.account), resolved.kinds)
         };
-        let Some(group) = group else {
+        let Some(group) = group.filter(|group| self.own.contains_key(group)) else {
             self.foreign(&op);
             return;
         };
@@ -191,6 +199,11 @@ impl Core {
         if let Some(blob) = decoded.blob() {
             self.body(group, &op.account, seq, blob);
         }
+        if self.roles.has_lost_lease(group) {
+            // It is kept, and comes back when another node has taken over; nobody is told that it is safe.
+            self.answer(answer(RingStatus::Fenced));
+            return;
+        }
         if op.completion.is_some()
             && let Some(own) = self.own.get_mut(&group)
         {
@@ -206,14 +219,14 @@ impl Core {
             let replicated = view.rules.resolve(&op.account).replicate;
             view.placement.group(view.placement.group_of(&op.account)).map(|g| g.active).filter(|_| replicated)
         };
-        if active.is_none_or(|active| active == self.node) {
+        if active.is_none() || !self.roles.is_shared() && active == Some(self.node) {
             self.answer(op.completion.map(|at| (at, RingStatus::Durable)));
             return;
         }
         // The store had no agent to ask, or an old answer. The active's state wins; it is asked for.
         self.foreign_total += 1;
         tracing::warn!(account = op.account, "a change was made on a replica; the account is copied from its active");
-        self.answer(op.completion.map(|at| (at, RingStatus::Refused)));
+        self.answer(op.completion.map(|at| (at, RingStatus::Fenced)));
         self.ask_active(&op.account);
     }
 
@@ -263,13 +276,13 @@ impl Core {
 
     /// A sign of life of an account: it gets its first copy if it had none.
     pub(crate) fn seen(&mut self, account: &str) {
-        let (group, replicas) = {
-            let view = self.view.read();
-            let Some(group) = view.own_group(account) else { return };
-            (group, replicas_text(&view.placement.group(group).map(|g| g.replicas.clone()).unwrap_or_default()))
-        };
+        if !self.roles.names.contains(account) {
+            self.roles.names.insert(account.to_owned());
+        }
+        let Some(group) = self.view.read().own_group(account) else { return };
+        let Some(own) = self.own.get(&group) else { return };
         let known = self.accounts.see(account, group);
-        if known.copied_for != replicas && !self.queue.contains(account) && !self.is_ending(account) {
+        if !known.is_copied_for(&own.replicas) && !self.queue.contains(account) && !self.is_ending(account) {
             self.queue.want(account, true, "first copy");
         }
     }
@@ -332,7 +345,9 @@ impl Core {
             }
             JournalEvent::Refused { group, reason, .. } => {
                 tracing::error!(group = group.0, %reason, "the journal refused a frame");
-                if self.own.contains_key(&group) {
+                if self.roles.is_closing(group) {
+                    self.own_refused(group);
+                } else if self.own.contains_key(&group) {
                     self.failure = Some(format!("the journal refused an own frame of group {group}: {reason}"));
                 } else if let Some(link) = self.receiver.refused(group) {
                     self.transport.close(link, reason.to_string());
@@ -448,19 +463,30 @@ impl Core {
                 })
                 .collect();
             let wall_ns = clock::wall_ns();
-            for Ready { at, status, captured_wall_ns } in own.acks.ready(own.journaled, &acked) {
+            let required = self.roles.required(group).map(|peer| {
+                let at = own.replicas.iter().position(|replica| *replica == peer);
+                at.and_then(|at| acked.get(at)).copied().unwrap_or(0)
+            });
+            let required = required.min().unwrap_or(u64::MAX);
+            let ready = if self.roles.has_lost_lease(group) {
+                own.acks.fence()
+            } else {
+                own.acks.ready(own.journaled, &acked, required)
+            };
+            for Ready { at, status, captured_wall_ns } in ready {
                 self.capture.complete(at, status);
                 self.metrics.ack_wait.observe(seconds(wall_ns.saturating_sub(captured_wall_ns)));
-                let outcome = crate::metrics::Outcome::new(if status == RingStatus::Replicated {
-                    "replicated"
-                } else {
-                    "durable"
+                let outcome = crate::metrics::Outcome::new(match status {
+                    RingStatus::Replicated => "replicated",
+                    RingStatus::Fenced => "fenced",
+                    _ => "durable",
                 });
                 self.metrics.acks.get_or_create(&outcome).inc();
             }
         }
         self.release_ring();
         self.answer_statuses();
+        self.advance_roles();
     }
 
     fn release_ring(&mut self) {
@@ -485,6 +511,14 @@ impl Core {
             Query::Names { reply } => {
                 drop(reply.send(self.accounts.iter().map(|(account, _)| account.to_owned()).collect()));
             }
+            Query::Desire(desired) => self.desire(desired),
+            Query::Raised(raised) => self.raised(raised),
+            Query::AskedFor { account } => self.asked_for(&account),
+            Query::Kick { groups } => self.kick(&groups),
+            Query::Fence { node } => self.run_fence(node),
+            Query::Said(said) => self.said(said),
+            Query::Order { order, reply } => self.order(order, reply),
+            Query::Ordered { id, result } => self.ordered(id, result),
             Query::Seen { names, reply } => {
                 names.iter().for_each(|account| self.seen(account));
                 // The census ends with the loop; nobody else asks.
@@ -517,13 +551,6 @@ impl Core {
             _ => Err(format!("account `{account}` is not replicated: see `understudy rules resolve {account}`")),
         }
     }
-}
-
-/// Replicas as they stand in the register of first copies.
-pub(super) fn replicas_text(replicas: &[NodeId]) -> String {
-    let mut ids: Vec<u16> = replicas.iter().map(|node| node.get()).collect();
-    ids.sort_unstable();
-    ids.iter().map(u16::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn at_of(op: &CapturedOp) -> CompletionRef {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
-use understudy_types::id::GroupId;
+use understudy_types::id::{GroupId, NodeId};
 
 use super::core::Core;
 use super::query::{self, kind};
@@ -120,8 +120,8 @@ impl Core {
     }
 
     /// Whether this agent may not call a replica of the account equal, whatever the positions say.
-    pub(super) fn owes(&self, account: &str, replicas: &str) -> bool {
-        let copied = self.accounts.get(account).is_some_and(|known| known.copied_for == replicas);
+    pub(super) fn owes(&self, account: &str, replicas: &[NodeId]) -> bool {
+        let copied = self.accounts.get(account).is_some_and(|known| known.is_copied_for(replicas));
         !copied || self.accounts.owes(account) || self.queue.contains(account) || self.is_ending(account)
     }
 
@@ -183,6 +183,22 @@ impl Core {
     /// Whether the ring may hold an operation that no position counts yet.
     pub(super) fn is_ring_unread(&self) -> bool {
         self.unread.idle_at.is_none_or(|index| self.capture.unread(index) > 0)
+    }
+
+    /// Buckets of the accounts with a change under way.
+    pub(super) fn open_buckets(&self) -> &BTreeSet<u16> {
+        &self.unread.open
+    }
+
+    /// What accounts of a group owe, now that it is active here.
+    pub(super) fn take_up_debts(&mut self, group: GroupId) {
+        let view = self.view.clone();
+        let owed: Vec<(String, bool)> =
+            self.accounts.owed().map(|(account, bodies)| (account.to_owned(), bodies)).collect();
+        for (account, bodies) in owed.into_iter().filter(|(of, _)| view.read().placement.group_of(of) == group) {
+            self.foreign_asked.remove(&account);
+            self.queue.want(&account, bodies, "owed since before the group was active here");
+        }
     }
 
     /// Whether a change of the account may be in the store that no position counts yet. `unread`: of any account.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use understudy_types::id::GroupId;
 use understudy_types::op::Op;
 
-use super::core::{Core, replicas_text};
+use super::core::Core;
 use crate::blob::upload::UploadEvent;
 use crate::clock;
 use crate::resync::ExportEvent;
@@ -20,8 +20,8 @@ impl Core {
             self.snapshot_ends.iter().filter(|end| done(end)).map(|(_, _, account)| account.clone()).collect();
         self.snapshot_ends.retain(|end| !done(end));
         for account in ended {
-            let replicas = self.own.get(&group).map(|own| replicas_text(&own.replicas)).unwrap_or_default();
-            if let Err(error) = self.accounts.copied(&account, &replicas) {
+            let replicas = self.own.get(&group).map(|own| own.replicas.iter().copied().collect()).unwrap_or_default();
+            if let Err(error) = self.accounts.copied([account.as_str()], &replicas) {
                 tracing::warn!(account, %error, "cannot remember the first copy; it is made again after a restart");
             }
             self.settle(&account);

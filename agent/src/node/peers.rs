@@ -42,12 +42,15 @@ impl Core {
                 self.ship(ShipEvent::Connected { peer, link, credit_bytes, positions });
             }
             TransportEvent::Asked { peer, link, .. } => {
+                self.dialled_by.insert(peer, link);
                 let positions = self.receiver.greeted(peer, link);
                 // The link may be gone by now; its Disconnected follows.
                 let _ = self.transport.welcome(link, positions);
             }
             TransportEvent::Message { peer, link, channel, message, wire_bytes } => {
-                if channel == Channel::Beat {
+                if let Message::Council(words) = message {
+                    self.council.heard(peer, &words);
+                } else if channel == Channel::Beat {
                     self.beat(peer, &message);
                 } else {
                     self.message(peer, link, message, wire_bytes as u64);
@@ -58,6 +61,9 @@ impl Core {
                 self.receiver.disconnected(link);
                 self.asks.disconnected(link);
                 self.parked.forget(peer);
+                if self.dialled_by.get(&peer) == Some(&link) {
+                    self.dialled_by.remove(&peer);
+                }
                 if self.links.get(&peer) == Some(&link) {
                     self.links.remove(&peer);
                     self.ship(ShipEvent::Disconnected { peer, link });
@@ -92,6 +98,7 @@ impl Core {
                     self.transport.close(link, error.to_string());
                 }
             },
+            Message::Positions(positions) => self.positions_told(peer, link, positions),
             Message::Ack(acks) => self.ship(ShipEvent::Ack { peer, link, acks }),
             Message::Credit { bytes } => self.ship(ShipEvent::Credit { peer, link, bytes }),
             Message::ResyncNeeded { group, reason, .. } => {
@@ -387,7 +394,7 @@ impl Core {
             return None;
         }
         let own = self.own.contains_key(&group.id);
-        let exporting = self.owes(account, &super::core::replicas_text(&group.replicas))
+        let exporting = self.owes(account, &group.replicas)
             || self.is_changing(account, self.is_ring_unread());
         let last_seq = self.last_seq(account, group.id);
         let (active, replicas) = (group.active, group.replicas.clone());

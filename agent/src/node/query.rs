@@ -8,6 +8,7 @@ use understudy_types::id::{GroupId, NodeId};
 use understudy_types::op::{ACCOUNT_BYTES_MAX, Op};
 
 use crate::control::model::Status;
+use crate::failover::Desired;
 
 /// Kinds of request between agents, beside those of `message::request`.
 pub(crate) mod kind {
@@ -70,6 +71,34 @@ pub(crate) enum Query {
     Seen {
         names: Vec<String>,
         reply: Sender<()>,
+    },
+    /// What this node is to be for a group.
+    Desire(Box<Desired>),
+    /// An account's UIDs were raised after a promotion, or could not be.
+    Raised(super::raise::Raised),
+    /// Somebody wants to use the account, and it is not ready.
+    AskedFor {
+        account: String,
+    },
+    /// End the sessions of these groups' accounts.
+    Kick {
+        groups: Vec<GroupId>,
+    },
+    /// Run the fence hook against a node.
+    Fence {
+        node: NodeId,
+    },
+    /// What the decider of failover said.
+    Said(crate::failover::Said),
+    /// An order to the decider, from an administrator.
+    Order {
+        order: crate::failover::Order,
+        reply: Sender<Result<String, String>>,
+    },
+    /// Its answer.
+    Ordered {
+        id: u64,
+        result: Result<String, String>,
     },
     /// Rules and placement changed.
     Reloaded,

@@ -6,13 +6,15 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use crossbeam::channel::Sender;
 use understudy_types::beat::NodeState;
 use understudy_types::id::{GroupId, NodeId};
 
 use super::board::Board;
 use super::core::Core;
 use super::gauges::seconds;
-use crate::capture::view::SharedView;
+use super::query::Query;
+use crate::capture::view::{Seat, SharedView};
 use crate::clock::{self, MonoNs};
 use crate::config::Config;
 use crate::limits::{LAG_SAMPLES_MAX, ROUTING_HEALTH_AGE_MS_MAX};
@@ -37,16 +39,28 @@ pub(super) struct Director {
     view: SharedView,
     board: Arc<Board>,
     nodes: HashMap<NodeId, (String, Addresses)>,
+    queries: Sender<Query>,
 }
 
 impl Director {
     /// With the addresses of all nodes, resolved now.
-    pub(super) fn new(config: &Config, view: SharedView, board: Arc<Board>) -> Result<Self, AddressError> {
+    pub(super) fn new(
+        config: &Config,
+        view: SharedView,
+        board: Arc<Board>,
+        queries: Sender<Query>,
+    ) -> Result<Self, AddressError> {
         let mut nodes = HashMap::new();
         for (node, name) in config.nodes() {
             nodes.insert(node, (name.to_owned(), Addresses::resolve(config, node)?));
         }
-        Ok(Self { node: config.node_id(), name: config.node.name.clone(), view, board, nodes })
+        Ok(Self { node: config.node_id(), name: config.node.name.clone(), view, board, nodes, queries })
+    }
+
+    /// Somebody wants an account that is not ready: it goes before the others.
+    fn asked_for(&self, account: &str) {
+        // The loop is gone only at shutdown.
+        let _ = self.queries.send(Query::AskedFor { account: account.to_owned() });
     }
 
     fn said(&self) -> Option<Said> {
@@ -58,10 +72,23 @@ impl Director {
 
 impl Where for Director {
     fn account(&self, account: &str) -> Answer {
-        let active = {
+        let (active, seat) = {
             let view = self.view.read();
-            view.placement.group(view.placement.group_of(account)).map(|group| group.active)
+            let group = view.placement.group_of(account);
+            (view.placement.group(group).map(|group| group.active), view.seats.get(&group).cloned())
         };
+        match seat {
+            Some(Seat::Moving) => return Answer::Soon("the account is being moved".into()),
+            Some(Seat::Elsewhere { ready: false }) => {
+                return Answer::Soon("another node is taking the account over".into());
+            }
+            Some(Seat::Opening { ready }) if !ready.contains(account) => {
+                self.asked_for(account);
+                return Answer::Soon("this node is taking the account over".into());
+            }
+            Some(Seat::Fenced(why)) => return Answer::Soon(why),
+            _ => {}
+        }
         let Some((active, (name, addresses))) = active.and_then(|node| Some((node, self.nodes.get(&node)?))) else {
             return Answer::Nobody("no node is active for the account".into());
         };
@@ -75,8 +102,12 @@ impl Where for Director {
         let (active_groups, replica_groups) = {
             let view = self.view.read();
             let groups = view.placement.groups();
+            let serves = |group: &&crate::config::placement::Group| match view.seats.get(&group.id) {
+                None => group.active == self.node,
+                Some(seat) => matches!(seat, Seat::Serving | Seat::Opening { .. }),
+            };
             (
-                groups.iter().filter(|group| group.active == self.node).count(),
+                groups.iter().filter(serves).count(),
                 groups.iter().filter(|group| group.replicas.contains(&self.node)).count(),
             )
         };

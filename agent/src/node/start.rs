@@ -12,22 +12,26 @@ use anyhow::{Context, anyhow};
 use crossbeam::channel::{Sender, bounded, unbounded};
 use understudy_ring::{ConsumerOptions, Geometry};
 use understudy_types::beat::Beat;
-use understudy_types::id::{Epoch, NodeId, Sequence};
+use understudy_types::id::{GroupId, NodeId};
 
 use super::accounts::Accounts;
-use super::acks::Acks;
 use super::admin::NodeAdmin;
 use super::board::Board;
-use super::core::{Core, Own};
+use super::core::Core;
+use super::council::kick::Kicker;
+use super::council::{self, Council};
 use super::query::Query;
+use super::raise::Raiser;
 use super::remote::{Answering, Asks};
+use super::roles::Roles;
 use super::routing::Director;
 use super::senses::Senses;
+use super::stood::Stood;
 use super::verify::{Connect, Verifier};
 use super::{Inbox, census, compare};
 use crate::apply::cursor::Cursors;
 use crate::apply::worker::{Shared, Workers};
-use crate::batch::{BatchLimits, GroupBatch};
+use crate::batch::BatchLimits;
 use crate::beat::{self, BeatSender, BeatSlot, BeatTable, Speaker};
 use crate::blob::BlobStore;
 use crate::blob::cache::BodyCache;
@@ -36,14 +40,19 @@ use crate::blob::s3::{S3, S3Config};
 use crate::blob::spool::Spool;
 use crate::blob::upload::Uploader;
 use crate::capture::Capture;
-use crate::capture::view::{SharedView, View, policy};
+use crate::capture::view::{Seat, SharedView, View, policy};
 use crate::clock;
-use crate::config::model::{BlobKind, IoBackend, ProbeMode};
+use crate::config::model::{BlobKind, CoordinatorKind, IoBackend, ProbeMode};
 use crate::config::{Config, Loaded, Placement};
 use crate::control::{self, Control};
+use crate::coordinator::client::CoordinatorClient;
+use crate::coordinator::record::{Cause, GroupRecord};
+use crate::coordinator;
+use crate::failover::{Desired, Input, Placed, Role, Settings};
 use crate::frame::FrameCodec;
 use crate::journal::{self, Journal, JournalConfig};
 use crate::limits::{CAPTURE_QUEUE_MAX, EVENTS_MAX, JOURNAL_CACHE_BYTES, STORE_EXPORT_MS_MAX};
+use crate::merge::forks::Forks;
 use crate::metrics::Metrics;
 use crate::pressure::PressureReader;
 use crate::probe::{Probe, ProbeConfig};
@@ -51,8 +60,8 @@ use crate::receive::Receiver;
 use crate::resync::{Exporters, Queue};
 use crate::routing::{self, Routing};
 use crate::rules::Rules;
-use crate::ship::{ShipEvent, ShipLimits, Shipper};
-use crate::store::Store;
+use crate::ship::{ShipLimits, Shipper};
+use crate::store::{RaiseGap, Store};
 use crate::store::dovecot::{DovecotConfig, DovecotStore};
 use crate::transport::{PeerConfig, TlsPaths, Transport, TransportConfig, TransportLimits};
 
@@ -120,7 +129,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     }
     let placement = Placement::build(&config)
         .map_err(|problems| anyhow!("{}", problems.first().map_or("placement", |problem| problem.problem.as_str())))?;
-    let view = SharedView::new(View { node, rules, placement });
+    let view = SharedView::new(View { node, rules, placement, seats: HashMap::new() });
     let metrics = Arc::new(Metrics::new());
     metrics.start_time.set(wall_seconds());
     let board = Arc::new(Board::default());
@@ -220,47 +229,20 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         mode: config.ring.mode,
         group: ring_group,
         default_policy: policy(view.read().rules.resolve(""), 1),
+        leased: config.coordinator.kind != CoordinatorKind::None,
     };
     if let Some(directory) = config.ring.path.parent() {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot create `{}`", directory.display()))?;
     }
     let capture = Capture::start(&config.ring.path, &options, view.clone(), captured_events)?;
 
-    let mut shipper = Shipper::new(ShipLimits::default());
-    let mut receiver = Receiver::new();
-    let mut own = BTreeMap::new();
-    for group in view.read().placement.groups() {
-        let state = recovered.groups.get(&group.id).cloned().unwrap_or_default();
-        if group.active == node {
-            let ring_journaled = state.ring.iter().find(|(of, _)| *of == capture.generation).map(|(_, index)| *index);
-            own.insert(
-                group.id,
-                Own {
-                    batch: GroupBatch::new(cluster, node, group.id, group.epoch, state.tail),
-                    journaled: state.tail.sequence.0,
-                    told: state.tail.sequence,
-                    inherited: state.tail.sequence.0,
-                    replicas: group.replicas.clone(),
-                    acked: BTreeMap::new(),
-                    acks: Acks::default(),
-                    in_flight: VecDeque::new(),
-                    ring_journaled,
-                },
-            );
-            // Nobody is connected yet: there is nothing to do about it.
-            let _ = shipper.apply(ShipEvent::Opened {
-                group: group.id,
-                epoch: group.epoch,
-                first: state.first,
-                tail: state.tail,
-                replicas: group.replicas.clone(),
-            });
-        } else if group.replicas.contains(&node) {
-            let fence: Epoch = state.fence;
-            receiver.open(group.id, group.active, fence, state.tail, Sequence(0));
-            workers.wake(group.id);
-        }
-    }
+    let shared = config.coordinator.kind != CoordinatorKind::None;
+    let forks = Arc::new(Forks::open(&config.node.data_dir.join("forks.redb"))?);
+    let gap = RaiseGap { uid: config.failover.uid_gap, modseq: config.failover.modseq_gap };
+    let raiser = Raiser::start(&connect, &query_sender, &forks, gap)?;
+    let roles = Roles::new(shared, Stood::open(&config.node.data_dir)?, raiser, Kicker::start(&connect)?);
+    let (council_inputs, council_inbox) = unbounded();
+    let council = if shared { Council::new(council_inputs) } else { Council::default() };
 
     let mail_path = config.store.mail_paths.first().cloned();
     let speaker = Speaker {
@@ -331,9 +313,9 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         answering,
         accounts,
         queue: Queue::default(),
-        shipper,
-        receiver,
-        own,
+        shipper: Shipper::new(ShipLimits::default()),
+        receiver: Receiver::new(),
+        own: BTreeMap::new(),
         asks: Asks::default(),
         beats: BeatTable::default(),
         codec: FrameCodec::new(),
@@ -343,6 +325,10 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         ring_released: first_index,
         unsent: VecDeque::new(),
         links: HashMap::new(),
+        dialled_by: HashMap::new(),
+        roles,
+        council,
+        orders: super::orders::Orders::default(),
         lost_groups: BTreeSet::new(),
         rebase_next: BTreeSet::new(),
         peer_resync: BTreeMap::new(),
@@ -366,15 +352,20 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         let view = view.read();
         view.placement.placed_accounts().map(str::to_owned).chain(view.rules.named_accounts()).collect()
     };
+    core.roles.names.extend(named.iter().cloned().chain(core.accounts.iter().map(|(account, _)| account.to_owned())));
+    first_roles(&mut core);
     named.iter().for_each(|account| core.seen(account));
     core.resume_debts();
     // Sessions that live on ask for their policy anew: rules or placement may have changed while no agent was there.
     core.capture.policy_changed();
     new_ring(&mut core)?;
 
+    if shared {
+        convene(&core, &query_sender, council_inbox)?;
+    }
     census::start(&connect, query_sender.clone())?;
     compare::start(verifier.clone(), query_sender.clone())?;
-    let routing = route(&config, &view, &core.board)?;
+    let routing = route(&config, &view, &core.board, &query_sender)?;
     let admin = Arc::new(NodeAdmin { queries: query_sender.clone(), verifier, view, loaded });
     let control = control::serve(&config, admin.clone(), metrics)?;
     signals(query_sender, admin)?;
@@ -390,14 +381,117 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     Ok(Started { core, inbox, control, routing })
 }
 
+/// Without a coordinator placement is as configured. With one, this node is what it was when it stopped, and serves
+/// nobody until the coordinator has been heard: so that what the ring holds goes into the streams that it belongs to.
+fn first_roles(core: &mut Core) {
+    let why = |text: &str| text.to_owned();
+    let mut wanted = Vec::new();
+    if core.roles.is_shared() {
+        let groups: Vec<GroupId> = core.view.read().placement.groups().iter().map(|group| group.id).collect();
+        core.view.change(|view| {
+            for group in groups {
+                view.seats.insert(group, Seat::Fenced(why("the coordinator was not heard yet")));
+            }
+        });
+        for (group, record) in core.roles.stood.iter() {
+            wanted.push(Desired {
+                group,
+                role: Role::Fenced,
+                record: record.clone(),
+                required: BTreeSet::new(),
+                hold: false,
+                why: why("the coordinator was not heard yet"),
+            });
+        }
+    } else {
+        for group in core.view.read().placement.groups() {
+            let role = if group.active == core.node {
+                Role::Serve
+            } else if group.replicas.contains(&core.node) {
+                Role::Follow
+            } else {
+                Role::None
+            };
+            let record = GroupRecord {
+                epoch: group.epoch.0,
+                active: group.active.get(),
+                replicas: group.replicas.iter().map(|node| node.get()).collect(),
+                in_sync: BTreeSet::new(),
+                before: None,
+                base: None,
+                cause: Cause::Placement,
+                move_to: None,
+                move_at_wall_ns: 0,
+                since_wall_ns: 0,
+            };
+            let why = why("as configured");
+            wanted.push(Desired { group: group.id, role, record, required: BTreeSet::new(), hold: false, why });
+        }
+    }
+    wanted.into_iter().for_each(|desired| core.desire(Box::new(desired)));
+}
+
+/// Starts the council.
+fn convene(
+    core: &Core,
+    queries: &Sender<Query>,
+    inputs: crossbeam::channel::Receiver<Input>,
+) -> anyhow::Result<()> {
+    let config = &core.config;
+    let failover = &config.failover;
+    let ms = |ms: u64| ms * 1_000_000;
+    let settings = Settings {
+        node: core.node,
+        incarnation: clock::wall_ns(),
+        mode: failover.mode,
+        lease_ns: ms(failover.lease_ms),
+        renew_ns: ms(failover.renew_ms),
+        store_stall_ns: ms(failover.store_stall_ms),
+        drift_ppm: failover.drift_ppm,
+        in_sync_timeout_ns: ms(failover.in_sync_timeout_ms),
+        dwell_ns: ms(failover.dwell_ms),
+        site: config.node.site.clone(),
+        priority: config.node.priority,
+        no_failover: config.node.no_failover,
+        capacity_groups: config.node.capacity_groups,
+        cross_site: failover.cross_site,
+        fence_hook: failover.fence_hook.is_some(),
+        placement: Placement::build(config)
+            .map_err(|_| anyhow!("the placement cannot be built"))?
+            .groups()
+            .iter()
+            .map(|group| Placed { group: group.id, active: group.active, replicas: group.replicas.clone() })
+            .collect(),
+    };
+    let coordinator = coordinator::open(config)?.ok_or_else(|| anyhow!("`coordinator.kind` is `none`"))?;
+    let (events, inbox) = unbounded();
+    let client = CoordinatorClient::start(coordinator, sender(events))?;
+    council::start(council::Parts {
+        settings,
+        coordinator: client,
+        events: inbox,
+        inputs,
+        transport: core.transport.clone(),
+        lease: core.capture.write_lease(),
+        queries: queries.clone(),
+    })
+    .map(drop)
+    .context("cannot start the council")
+}
+
 /// Opens the doors for proxies, where there are any. Only then must every node have addresses for them.
-fn route(config: &Config, view: &SharedView, board: &Arc<Board>) -> anyhow::Result<Option<Routing>> {
+fn route(
+    config: &Config,
+    view: &SharedView,
+    board: &Arc<Board>,
+    queries: &Sender<Query>,
+) -> anyhow::Result<Option<Routing>> {
     let wanted = &config.routing;
     let listens = [&wanted.http_listen, &wanted.socketmap_listen, &wanted.agent_check_listen];
     if listens.into_iter().flatten().all(String::is_empty) {
         return Ok(None);
     }
-    let director = Director::new(config, view.clone(), board.clone())?;
+    let director = Director::new(config, view.clone(), board.clone(), queries.clone())?;
     Ok(routing::serve(wanted, Arc::new(director))?)
 }
 

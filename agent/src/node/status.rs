@@ -6,7 +6,7 @@
 
 use understudy_types::id::{GroupId, NodeId};
 
-use super::core::{Core, replicas_text};
+use super::core::Core;
 use super::gauges::seconds;
 use crate::clock;
 use crate::control::model::{
@@ -200,10 +200,9 @@ impl Core {
                 continue;
             }
             let own = self.own.contains_key(&group.id);
-            let text = replicas_text(&group.replicas);
             let stand = Stand {
                 last: self.last_seq(&name, group.id),
-                owes: self.owes(&name, &text),
+                owes: self.owes(&name, &group.replicas),
                 changing: self.is_changing(&name, unread),
             };
             let replicas = group.replicas.iter().filter(|_| own);

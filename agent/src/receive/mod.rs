@@ -135,14 +135,27 @@ impl Receiver {
         self.groups.remove(&group);
     }
 
-    /// Placement says that another node is active, from `epoch` on.
-    pub fn active(&mut self, group: GroupId, active: NodeId, epoch: Epoch) {
-        if let Some(state) = self.groups.get_mut(&group)
-            && epoch >= state.epoch
-        {
-            state.active = active;
+    /// `active` is active from `epoch` on; its frames come on `link`, if it is connected. Gives where the group stands
+    /// here, for the active node to be told; `None` when this node is no replica of the group, or knows a newer epoch.
+    pub fn follow(&mut self, group: GroupId, active: NodeId, epoch: Epoch, link: Option<LinkId>) -> Option<Position> {
+        let state = self.groups.get_mut(&group).filter(|state| epoch >= state.epoch)?;
+        state.active = active;
+        state.raise(epoch);
+        state.link = link;
+        state.due = None;
+        Some(state.position(group))
+    }
+
+    /// This node takes the group for itself at `epoch`: whatever comes from the node before is fenced. `true` when
+    /// nothing that was accepted is still on its way to disk.
+    pub fn take_over(&mut self, group: GroupId, node: NodeId, epoch: Epoch) -> bool {
+        let Some(state) = self.groups.get_mut(&group) else { return true };
+        if epoch > state.epoch {
             state.raise(epoch);
+            state.writer = Some(node);
+            state.active = node;
         }
+        state.waiting.is_empty()
     }
 
     /// A peer dialled: what to answer, and from now on acknowledgements of its groups go to this link. `journaled`,
@@ -152,13 +165,7 @@ impl Receiver {
         for (group, state) in self.groups.iter_mut().filter(|(_, state)| state.active == peer).take(GROUPS_MAX) {
             state.link = Some(link);
             state.due = None;
-            positions.push(Position {
-                group: *group,
-                epoch: state.epoch,
-                journaled: state.journaled.sequence,
-                applied: state.applied,
-                hash: state.journaled.hash,
-            });
+            positions.push(state.position(*group));
         }
         positions
     }
@@ -330,6 +337,12 @@ impl Receiver {
         Some(Outgoing { link: state.link?, message })
     }
 
+    /// The node whose frames are expected.
+    #[must_use]
+    pub fn active(&self, group: GroupId) -> Option<NodeId> {
+        self.groups.get(&group).map(|state| state.active)
+    }
+
     /// The link on which the group's frames come.
     #[must_use]
     pub fn link(&self, group: GroupId) -> Option<LinkId> {
@@ -354,6 +367,16 @@ impl Group {
         if epoch > self.epoch {
             self.epoch = epoch;
             self.writer = None;
+        }
+    }
+
+    fn position(&self, group: GroupId) -> Position {
+        Position {
+            group,
+            epoch: self.epoch,
+            journaled: self.journaled.sequence,
+            applied: self.applied,
+            hash: self.journaled.hash,
         }
     }
 

@@ -4,6 +4,7 @@
 //! attempt to connect to a store of which nothing is heard. Refuses: changing anything.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -19,6 +20,7 @@ use super::name::Names;
 use super::reach::Reach;
 use super::{Answer, Health, Standing, Where};
 use crate::config::address::Service;
+use crate::limits::{ROUTING_HOLD_MS_MAX, ROUTING_HOLD_PAUSE_MS};
 
 /// What all connections share.
 pub(super) struct Shared {
@@ -33,11 +35,24 @@ impl Shared {
     /// # Errors
     /// Why it cannot be used now.
     pub(super) async fn seat(&self, account: &str, service: Service) -> Result<Seat, String> {
-        match self.node.account(account) {
-            Answer::Nobody(why) => Err(why),
+        match self.settled(account).await {
+            Answer::Nobody(why) | Answer::Soon(why) => Err(why),
             Answer::At(seat) if !seat.is_doubtful || self.reach.is_there(seat.addresses.of(service)).await => Ok(seat),
             Answer::At(seat) => Err(format!("node `{}` cannot be reached", seat.node)),
         }
+    }
+}
+
+impl Shared {
+    /// Where the account is, waiting a moment while it changes nodes: what a user notices of that is one slow login.
+    async fn settled(&self, account: &str) -> Answer {
+        for _ in 0..ROUTING_HOLD_MS_MAX / ROUTING_HOLD_PAUSE_MS {
+            match self.node.account(account) {
+                Answer::Soon(_) => tokio::time::sleep(Duration::from_millis(ROUTING_HOLD_PAUSE_MS)).await,
+                settled => return settled,
+            }
+        }
+        self.node.account(account)
     }
 }
 
@@ -128,7 +143,7 @@ async fn account(State(shared): Handle, Path(name): Path<String>) -> Response {
         }
     };
     let (is_so, body) = match shared.node.account(&account) {
-        Answer::Nobody(why) => (false, json!({ "account": account, "node": null, "reason": why })),
+        Answer::Nobody(why) | Answer::Soon(why) => (false, json!({ "account": account, "node": null, "reason": why })),
         Answer::At(seat) => {
             let is_there = !seat.is_doubtful || shared.reach.is_there(seat.addresses.of(Service::Imap)).await;
             let at = |service| seat.addresses.of(service).to_string();

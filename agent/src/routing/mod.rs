@@ -22,6 +22,8 @@ pub use serve::{Routing, RoutingError, serve};
 pub enum Answer {
     /// They work on this node.
     At(Seat),
+    /// A node is about to serve them, and why not yet: whoever can wait a moment asks again.
+    Soon(String),
     /// No node may serve them at the moment, and why: clients and mail come again later.
     Nobody(String),
 }

@@ -114,6 +114,12 @@ pub enum ShipEvent {
         credit_bytes: u64,
         positions: Vec<Position>,
     },
+    /// Where a connected peer stands in groups that it has begun to follow this node in.
+    Positions {
+        peer: NodeId,
+        link: LinkId,
+        positions: Vec<Position>,
+    },
     Disconnected {
         peer: NodeId,
         link: LinkId,
@@ -230,28 +236,27 @@ impl Shipper {
     pub fn apply(&mut self, event: ShipEvent) -> Vec<ShipAction> {
         let mut out = Vec::new();
         match event {
+            // A replica that is connected says where it stands as soon as it follows this node; it may have done so
+            // before this node knew that it is active, and then `Positions` comes right after this.
             ShipEvent::Opened { group, epoch, first, tail, replicas } => {
-                let fresh = Group::new(epoch, first, tail, &replicas);
-                self.groups.insert(group, fresh);
-                for peer in replicas {
-                    // A peer that is already connected told its position before this group was ours: dial it anew.
-                    if let Some(known) = self.peers.get(&peer) {
-                        out.push(ShipAction::Drop {
-                            peer,
-                            link: known.link,
-                            why: format!("position of group `{group}` is needed"),
-                        });
-                    }
-                }
+                self.groups.insert(group, Group::new(epoch, first, tail, &replicas));
             }
             ShipEvent::Closed { group } => {
                 self.groups.remove(&group);
             }
-            ShipEvent::Replicas { group, replicas } => self.replicas(group, &replicas, &mut out),
+            ShipEvent::Replicas { group, replicas } => self.replicas(group, &replicas),
             ShipEvent::Journaled { group, frame } => self.journaled(group, frame, &mut out),
             ShipEvent::Retired { group, first } => self.retired(group, first, &mut out),
             ShipEvent::Connected { peer, link, credit_bytes, positions } => {
                 self.connected(peer, link, credit_bytes, &positions, &mut out)
+            }
+            ShipEvent::Positions { peer, link, positions } => {
+                if self.is_link(peer, link) {
+                    for position in &positions {
+                        self.position(peer, link, position, &mut out);
+                    }
+                    self.pump(peer, &mut out);
+                }
             }
             ShipEvent::Disconnected { peer, link } => self.disconnected(peer, link),
             ShipEvent::Credit { peer, link, bytes } => {
@@ -320,21 +325,15 @@ impl Shipper {
         self.peers.get(&peer).is_some_and(|known| known.link == link)
     }
 
-    fn replicas(&mut self, group: GroupId, replicas: &[NodeId], out: &mut Vec<ShipAction>) {
+    fn replicas(&mut self, group: GroupId, replicas: &[NodeId]) {
         let Some(state) = self.groups.get_mut(&group) else { return };
         state.replicas.retain(|peer, _| replicas.contains(peer));
         for peer in replicas {
             if state.replicas.contains_key(peer) {
                 continue;
             }
+            // It says where it stands when it follows.
             state.replicas.insert(*peer, Replica::default());
-            if let Some(known) = self.peers.get(peer) {
-                out.push(ShipAction::Drop {
-                    peer: *peer,
-                    link: known.link,
-                    why: format!("position of group `{group}` is needed"),
-                });
-            }
         }
     }
 
@@ -374,20 +373,30 @@ impl Shipper {
         let credit_bytes = i64::try_from(credit_bytes).unwrap_or(i64::MAX);
         self.peers.insert(peer, Peer { link, credit_bytes, reading: BTreeMap::new(), turn: GroupId(0) });
         for (group, state) in &mut self.groups {
-            let Some(replica) = state.replicas.get(&peer) else { continue };
-            let position = positions.iter().find(|position| position.group == *group).copied().unwrap_or(Position {
-                group: *group,
-                epoch: Epoch(0),
-                journaled: Sequence(0),
-                applied: Sequence(0),
-                hash: [0; 32],
-            });
-            if position.journaled < replica.acked {
-                out.push(ShipAction::WentBack { peer, group: *group, acked: replica.acked, now: position.journaled });
+            // One that says nothing of a group does not follow this node in it yet, and says so when it does.
+            state.down(peer);
+            if let Some(position) = positions.iter().find(|position| position.group == *group) {
+                Self::judge(state, peer, link, position, out);
             }
-            state.connected(peer, link, *group, &position, out);
         }
         self.pump(peer, out);
+    }
+
+    fn position(&mut self, peer: NodeId, link: LinkId, position: &Position, out: &mut Vec<ShipAction>) {
+        let Some(state) = self.groups.get_mut(&position.group) else { return };
+        // Asked for when the peer was down; one that is served already goes on as it is.
+        if state.replicas.get(&peer).is_some_and(|replica| replica.stage == Stage::Down) {
+            Self::judge(state, peer, link, position, out);
+        }
+    }
+
+    fn judge(state: &mut Group, peer: NodeId, link: LinkId, position: &Position, out: &mut Vec<ShipAction>) {
+        let Some(replica) = state.replicas.get(&peer) else { return };
+        let group = position.group;
+        if position.journaled < replica.acked {
+            out.push(ShipAction::WentBack { peer, group, acked: replica.acked, now: position.journaled });
+        }
+        state.connected(peer, link, group, position, out);
     }
 
     fn disconnected(&mut self, peer: NodeId, link: LinkId) {

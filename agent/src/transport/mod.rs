@@ -242,6 +242,14 @@ impl TransportHandle {
         self.shared.beat_link(peer).ok_or(SendError::NotConnected)?.push_beat(beat)
     }
 
+    /// Queues what deciders say to each other, on the connection for beats.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub fn send_council(&self, peer: NodeId, words: Vec<u8>) -> Result<(), SendError> {
+        self.shared.beat_link(peer).ok_or(SendError::NotConnected)?.push(&Message::Council(words))
+    }
+
     /// Answers [`TransportEvent::Asked`]: how far this node has come with the groups of the peer that dialled.
     ///
     /// # Errors

@@ -1,0 +1,147 @@
+//! The council: the thread that runs the decider of failover, and carries out what it wants.
+//!
+//! Owns: the decider, the coordinator's client, the ring's time limit, and what is said to peers. What can hurt: waiting
+//! for anything: a lease is lost by it. So the event loop, the coordinator, the peers and the store are only ever told;
+//! kicks and hooks run in threads of their own. Refuses: deciding.
+
+pub(super) mod kick;
+mod translate;
+mod word;
+
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender};
+use understudy_types::id::NodeId;
+
+use super::query::Query;
+use crate::capture::WriteLease;
+use crate::clock;
+use crate::coordinator::client::{CoordinatorClient, CoordinatorEvent};
+use crate::failover::decide::Decider;
+use crate::failover::{Action, Input, Settings};
+use crate::limits::COUNCIL_TICK_MS;
+use crate::transport::TransportHandle;
+pub(crate) use word::Word;
+
+/// The event loop's way to the council; deaf when nobody shares groups.
+#[derive(Clone, Default)]
+pub(crate) struct Council {
+    inputs: Option<Sender<Input>>,
+}
+
+impl Council {
+    /// With a channel that the council's thread reads.
+    pub(crate) fn new(inputs: Sender<Input>) -> Self {
+        Self { inputs: Some(inputs) }
+    }
+
+    /// Tells the decider something.
+    pub(crate) fn tell(&self, input: Input) {
+        if let Some(inputs) = &self.inputs {
+            // It is gone only when the agent stops.
+            let _ = inputs.send(input);
+        }
+    }
+
+    /// A peer's words arrived.
+    pub(crate) fn heard(&self, peer: NodeId, words: &[u8]) {
+        match serde_json::from_slice::<Word>(words) {
+            Ok(word) => word.inputs(peer).into_iter().for_each(|input| self.tell(input)),
+            Err(error) => tracing::debug!(peer = peer.get(), %error, "words of a peer that are not understood"),
+        }
+    }
+}
+
+/// What the thread works with.
+pub(super) struct Parts {
+    pub settings: Settings,
+    pub coordinator: CoordinatorClient,
+    pub events: Receiver<CoordinatorEvent>,
+    pub inputs: Receiver<Input>,
+    pub transport: TransportHandle,
+    pub lease: WriteLease,
+    pub queries: Sender<Query>,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// When it cannot be made.
+pub(super) fn start(parts: Parts) -> std::io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name("council".into()).spawn(move || run(&parts))
+}
+
+fn run(parts: &Parts) {
+    let mut decider = Decider::new(parts.settings.clone(), clock::boot());
+    let mut next_tick = clock::boot();
+    loop {
+        let mut inputs = Vec::new();
+        let pause = Duration::from_nanos(next_tick.since_ns(clock::boot()));
+        crossbeam::channel::select! {
+            recv(parts.inputs) -> input => match input {
+                Ok(input) => inputs.push(input),
+                Err(_) => return,
+            },
+            recv(parts.events) -> event => match event {
+                Ok(event) => inputs.extend(translate::input(event)),
+                Err(_) => return,
+            },
+            default(pause) => {}
+        }
+        inputs.extend(parts.events.try_iter().filter_map(translate::input));
+        inputs.extend(parts.inputs.try_iter());
+        let now = clock::boot();
+        if now >= next_tick {
+            next_tick = now.after_ns(COUNCIL_TICK_MS * 1_000_000);
+            inputs.push(Input::Tick { wall_ns: clock::wall_ns() });
+        }
+        for input in inputs {
+            for action in decider.on(input, clock::boot()) {
+                if act(parts, action) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// `true` when the council is over.
+fn act(parts: &Parts, action: Action) -> bool {
+    if let Some((peer, words)) = Word::of(&action) {
+        for word in words {
+            let sent = serde_json::to_vec(&word).map(|text| parts.transport.send_council(peer, text));
+            // Asked again, or counted as not given.
+            if let Ok(Err(error)) = sent {
+                tracing::debug!(peer = peer.get(), %error, "a word did not go out");
+            }
+        }
+        return false;
+    }
+    match action {
+        Action::Transact { id, expect, write } => {
+            parts.coordinator.submit(id, translate::transaction(expect, write));
+        }
+        Action::Reread => parts.coordinator.reread(),
+        Action::WriteUntil { until } => parts.lease.set_until(until.0),
+        Action::Desire(desired) => drop(parts.queries.send(Query::Desire(Box::new(desired)))),
+        Action::Kick { groups } => drop(parts.queries.send(Query::Kick { groups })),
+        Action::Fence { node } => {
+            let _ = parts.queries.send(Query::Fence { node });
+        }
+        Action::Say(said) => {
+            tracing::info!(
+                rule = said.rule,
+                group = said.group.map(|group| group.0),
+                holds = said.holds,
+                left_ms = said.left_ns / 1_000_000,
+                "{}",
+                said.text
+            );
+            let _ = parts.queries.send(Query::Said(said));
+        }
+        Action::Reply { id, result } => drop(parts.queries.send(Query::Ordered { id, result })),
+        Action::Stopped => return true,
+        Action::AskPromise { .. } | Action::Promise { .. } | Action::AskCandidate { .. } | Action::TellCandidate { .. } => {}
+    }
+    false
+}

@@ -1,0 +1,93 @@
+//! Administrators' orders on their way to the decider of failover, and what it said for people.
+//!
+//! Owns: which order waits for which answer, the last word on every rule, and the hook that fences another node. What
+//! can hurt: an order that is never answered; whoever asked has a time-out of its own, and the number of waiting ones
+//! is bounded. Refuses: deciding.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crossbeam::channel::Sender;
+use understudy_types::id::{GroupId, NodeId};
+
+use super::core::Core;
+use crate::clock;
+use crate::failover::{Input, Order, Said};
+use crate::limits::{ORDERS_WAITING_MAX, SAID_MAX};
+
+/// Answer to an order: what was done, or why not.
+pub(super) type Reply = Sender<Result<String, String>>;
+
+/// Waiting orders, and words.
+#[derive(Default)]
+pub(super) struct Orders {
+    next: u64,
+    waiting: BTreeMap<u64, Reply>,
+    /// The last word on each rule, and its wall time.
+    pub words: BTreeMap<(String, Option<GroupId>), (u64, Said)>,
+    /// What was said, newest last.
+    pub log: VecDeque<(u64, Said)>,
+}
+
+impl Core {
+    /// An administrator orders something.
+    pub(super) fn order(&mut self, order: Order, reply: Reply) {
+        if !self.roles.is_shared() {
+            let why = "no coordinator is configured (`coordinator.kind`): placement is what the configuration says";
+            let _ = reply.send(Err(why.to_owned()));
+            return;
+        }
+        if self.orders.waiting.len() >= ORDERS_WAITING_MAX {
+            // The oldest one's asker has given up long ago.
+            self.orders.waiting.pop_first();
+        }
+        self.orders.next += 1;
+        let id = self.orders.next;
+        self.orders.waiting.insert(id, reply);
+        self.council.tell(Input::Order { id, order, wall_ns: clock::wall_ns() });
+    }
+
+    /// The decider's answer.
+    pub(super) fn ordered(&mut self, id: u64, result: Result<String, String>) {
+        if let Some(reply) = self.orders.waiting.remove(&id) {
+            let _ = reply.send(result);
+        }
+    }
+
+    /// What the decider said for people.
+    pub(super) fn said(&mut self, said: Said) {
+        let wall_ns = clock::wall_ns();
+        self.orders.words.insert((said.rule.clone(), said.group), (wall_ns, said.clone()));
+        self.orders.log.push_back((wall_ns, said));
+        if self.orders.log.len() > SAID_MAX {
+            self.orders.log.pop_front();
+        }
+    }
+
+    /// Runs the fence hook against a node, in a thread of its own.
+    pub(super) fn run_fence(&mut self, node: NodeId) {
+        let name = self.config.node_name(node);
+        let Some(hook) = self.config.failover.fence_hook.clone() else {
+            self.council.tell(Input::FenceDone { node, ok: true });
+            return;
+        };
+        let council = self.council.clone();
+        let started = std::thread::Builder::new().name("fence".into()).spawn(move || {
+            let ok = match std::process::Command::new(&hook).arg(&name).status() {
+                Ok(status) if status.success() => true,
+                Ok(status) => {
+                    tracing::error!(node = name, %status, hook = %hook.display(), "the fence hook failed");
+                    false
+                }
+                Err(error) => {
+                    tracing::error!(node = name, %error, hook = %hook.display(), "the fence hook cannot be run");
+                    false
+                }
+            };
+            council.tell(Input::FenceDone { node, ok });
+        });
+        if let Err(error) = started {
+            tracing::error!(%error, "no thread for the fence hook");
+            self.council.tell(Input::FenceDone { node, ok: false });
+        }
+    }
+}
