@@ -110,7 +110,7 @@ impl Admin for NodeAdmin {
             // Who is active is the coordinator's word, where there is one.
             let mut placement = placement;
             if shared {
-                before.into_iter().for_each(|group| drop(placement.set_group(group)));
+                before.into_iter().for_each(|group| placement.put_group(group));
             }
             view.rules = rules;
             view.placement = placement;

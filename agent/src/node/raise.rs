@@ -135,7 +135,7 @@ fn next(shared: &(Mutex<Waiting>, Condvar)) -> Option<Job> {
 fn raise(store: &mut dyn Store, forks: &Forks, job: &Job, gap: RaiseGap) -> Result<(), String> {
     let known = forks.of(job.group, &job.account).map_err(|error| error.to_string())?;
     if known.is_none_or(|(epoch, _)| epoch < job.epoch) {
-        let marks = match store.raise(&job.account, RaiseGap::NONE) {
+        let marks = match store.raise(&job.account, RaiseGap::default()) {
             // The user database lists it no more: there is nothing to raise.
             Err(StoreError::UnknownAccount(_)) => return Ok(()),
             other => other.map_err(|error| error.to_string())?,

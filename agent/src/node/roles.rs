@@ -52,7 +52,7 @@ pub(super) struct Standing {
     since: MonoNs,
     /// The journal is to refuse lower epochs, and had no room for the order.
     fence_due: bool,
-    pub told: Option<(Stands, MonoNs)>,
+    pub told: Option<Stands>,
 }
 
 /// All groups.

@@ -14,7 +14,7 @@ use super::board::Board;
 use super::core::Core;
 use super::gauges::seconds;
 use super::query::Query;
-use crate::capture::view::{Seat, SharedView};
+use crate::capture::view::{self, SharedView};
 use crate::clock::{self, MonoNs};
 use crate::config::Config;
 use crate::limits::{LAG_SAMPLES_MAX, ROUTING_HEALTH_AGE_MS_MAX};
@@ -78,15 +78,15 @@ impl Where for Director {
             (view.placement.group(group).map(|group| group.active), view.seats.get(&group).cloned())
         };
         match seat {
-            Some(Seat::Moving) => return Answer::Soon("the account is being moved".into()),
-            Some(Seat::Elsewhere { ready: false }) => {
+            Some(view::Seat::Moving) => return Answer::Soon("the account is being moved".into()),
+            Some(view::Seat::Elsewhere { ready: false }) => {
                 return Answer::Soon("another node is taking the account over".into());
             }
-            Some(Seat::Opening { ready }) if !ready.contains(account) => {
+            Some(view::Seat::Opening { ready }) if !ready.contains(account) => {
                 self.asked_for(account);
                 return Answer::Soon("this node is taking the account over".into());
             }
-            Some(Seat::Fenced(why)) => return Answer::Soon(why),
+            Some(view::Seat::Fenced(why)) => return Answer::Soon(why),
             _ => {}
         }
         let Some((active, (name, addresses))) = active.and_then(|node| Some((node, self.nodes.get(&node)?))) else {
@@ -104,7 +104,7 @@ impl Where for Director {
             let groups = view.placement.groups();
             let serves = |group: &&crate::config::placement::Group| match view.seats.get(&group.id) {
                 None => group.active == self.node,
-                Some(seat) => matches!(seat, Seat::Serving | Seat::Opening { .. }),
+                Some(seat) => matches!(seat, view::Seat::Serving | view::Seat::Opening { .. }),
             };
             (
                 groups.iter().filter(serves).count(),

@@ -147,12 +147,22 @@ fn a_lower_epoch_is_fenced_for_ever_and_told_so_on_its_own_link() {
     // Acknowledgements still go to the one that is active.
     receiver.journaled(G, Sequence(11), NOW);
     assert!(receiver.take(NOW).iter().all(|out| out.link == LinkId(2)));
-    receiver.active(G, node(1), Epoch(3));
+    assert_eq!(receiver.follow(G, node(1), Epoch(3), None), None);
     assert_eq!(
         send(&mut receiver, 12, 1),
         Decision::Fenced { known: Epoch(4) },
         "old news of placement lifts no fence"
     );
+}
+
+#[test]
+fn a_node_that_takes_over_fences_the_one_before_and_waits_for_its_own_disk() {
+    let mut receiver = receiver();
+    assert_eq!(send(&mut receiver, 11, 3), Decision::Accept { raise_fence: None });
+    assert!(!receiver.take_over(G, node(9), Epoch(4)), "a frame is on its way to disk");
+    assert_eq!(send(&mut receiver, 12, 3), Decision::Fenced { known: Epoch(4) });
+    receiver.journaled(G, Sequence(13), NOW);
+    assert!(receiver.take_over(G, node(9), Epoch(4)));
 }
 
 #[test]

@@ -169,8 +169,8 @@ fn credit_bounds_all_groups_together() {
     let other =
         ShipEvent::Opened { group: GroupId(2), epoch: Epoch(2), first: Sequence(1), tail, replicas: vec![peer()] };
     shipper.apply(other);
-    let actions =
-        shipper.apply(ShipEvent::Connected { peer: peer(), link: LINK, credit_bytes: 4000, positions: Vec::new() });
+    let positions = vec![position(0), Position { group: GroupId(2), ..position(0) }];
+    let actions = shipper.apply(ShipEvent::Connected { peer: peer(), link: LINK, credit_bytes: 4000, positions });
     let wants: Vec<_> = actions
         .iter()
         .filter_map(|action| {
@@ -282,7 +282,7 @@ fn a_peer_that_is_away_past_the_journals_bound_is_told_to_need_a_resync() {
 }
 
 #[test]
-fn a_group_that_opens_while_the_peer_is_connected_asks_for_its_position() {
+fn a_group_that_opens_while_the_peer_is_connected_waits_for_its_position() {
     let mut shipper = shipper(0);
     connect(&mut shipper, position(0));
     let opened = ShipEvent::Opened {
@@ -292,5 +292,12 @@ fn a_group_that_opens_while_the_peer_is_connected_asks_for_its_position() {
         tail: Tail::default(),
         replicas: vec![peer()],
     };
-    assert!(matches!(shipper.apply(opened)[..], [ShipAction::Drop { .. }]));
+    let group = GroupId(7);
+    assert_eq!(shipper.apply(opened), []);
+    let frame = FrameMeta { first: Sequence(1), last: Sequence(1), bytes: 10, captured_first_wall_ns: 0, hash: [5; 32] };
+    assert_eq!(shipper.apply(ShipEvent::Journaled { group, frame }), [], "nobody knows what the peer has");
+    let position = Position { group, epoch: Epoch(1), journaled: Sequence(0), applied: Sequence(0), hash: [0; 32] };
+    let told = ShipEvent::Positions { peer: peer(), link: LINK, positions: vec![position] };
+    assert!(matches!(shipper.apply(told.clone())[..], [ShipAction::Ship { from: Sequence(1), .. }]));
+    assert_eq!(shipper.apply(told), [], "told twice is not served twice");
 }

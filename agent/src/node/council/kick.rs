@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use crossbeam::channel::{Sender, unbounded};
 
 use crate::node::verify::Connect;
-use crate::store::Store;
 
 /// The thread's orders.
 pub(crate) struct Kicker {

@@ -11,10 +11,10 @@ mod word;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
+use understudy_ring::WriteLease;
 use understudy_types::id::NodeId;
 
 use super::query::Query;
-use crate::capture::WriteLease;
 use crate::clock;
 use crate::coordinator::client::{CoordinatorClient, CoordinatorEvent};
 use crate::failover::decide::Decider;
