@@ -21,13 +21,41 @@ impl MonoNs {
     }
 }
 
+/// Nanoseconds of CLOCK_BOOTTIME: goes on while the host sleeps, never goes back, begins anew at every boot. For what
+/// must end after a time that counts for others, too: leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct BootNs(pub u64);
+
+impl BootNs {
+    /// Nanoseconds from `earlier` to `self`; 0 if `earlier` is later.
+    #[must_use]
+    pub fn since_ns(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// `self` moved on by `duration`.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+fn read(clock: nix::time::ClockId) -> Option<u64> {
+    let ts = nix::time::clock_gettime(clock).ok()?;
+    let seconds = u64::try_from(ts.tv_sec()).ok()?;
+    Some(seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(ts.tv_nsec()).ok()?))
+}
+
+/// Reads CLOCK_BOOTTIME. If it cannot be read, the end of time: every lease has then run out.
+#[must_use]
+pub fn boot() -> BootNs {
+    BootNs(read(nix::time::ClockId::CLOCK_BOOTTIME).unwrap_or(u64::MAX))
+}
+
 /// Reads CLOCK_MONOTONIC, in nanoseconds since the host booted (comparable between processes of one host).
 #[must_use]
 pub fn mono() -> MonoNs {
-    let ts = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .unwrap_or_else(|_| nix::sys::time::TimeSpec::new(0, 0));
-    let seconds = u64::try_from(ts.tv_sec()).unwrap_or(0);
-    MonoNs(seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(ts.tv_nsec()).unwrap_or(0)))
+    MonoNs(read(nix::time::ClockId::CLOCK_MONOTONIC).unwrap_or(0))
 }
 
 /// Wall time in nanoseconds since the Unix epoch: for records and logs, never for a decision.
