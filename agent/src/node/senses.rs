@@ -79,6 +79,9 @@ impl Core {
                 probe.set_store_pid(pid);
             }
         }
+        let good_at = pid.is_some().then(crate::clock::boot);
+        let why = if pid.is_some() { String::new() } else { "the store does not run".to_owned() };
+        self.council.tell(crate::failover::Input::Store { good_at, why });
         self.metrics.store_up.set(i64::from(pid.is_some()));
         self.metrics.replay_up.set(i64::from(self.probes.version().is_some()));
         let pressure: PressureSample = self.probes.pressure.read(self.now);
