@@ -59,6 +59,11 @@ pub enum Captured {
     CompareAll {
         why: String,
     },
+    /// So many times sessions were told to ask for their policy again: whoever begins a change from now on has asked
+    /// after the last of them.
+    PolicyChanged {
+        times: u64,
+    },
     /// Everything before this index has been handed over, and nothing more is there now.
     Idle {
         read_index: u64,
@@ -118,7 +123,17 @@ impl Capture {
             commands,
             thread: None,
         };
-        let state = State { consumer, view, events, orders, release, stats, open: Vec::new(), noted: BTreeMap::new() };
+        let state = State {
+            consumer,
+            view,
+            events,
+            orders,
+            release,
+            stats,
+            open: Vec::new(),
+            noted: BTreeMap::new(),
+            policy_times: 0,
+        };
         let thread = std::thread::Builder::new().name("capture".into()).spawn(move || state.run());
         this.thread = Some(thread.map_err(|source| AttachError::Io {
             what: "start a thread for",
@@ -199,6 +214,8 @@ struct State {
     open: Vec<u16>,
     /// How often each bucket was told and is not answered.
     noted: BTreeMap<u16, u32>,
+    /// How often sessions were told to ask again.
+    policy_times: u64,
 }
 
 impl State {
@@ -208,7 +225,13 @@ impl State {
             while let Ok(command) = self.orders.try_recv() {
                 match command {
                     Command::GapsDone(buckets) => self.gaps_done(buckets),
-                    Command::PolicyChanged => drop(self.consumer.bump_policy_generation()),
+                    Command::PolicyChanged => {
+                        let _ = self.consumer.bump_policy_generation();
+                        self.policy_times += 1;
+                        if self.events.send(Captured::PolicyChanged { times: self.policy_times }).is_err() {
+                            return;
+                        }
+                    }
                     Command::Stop => return,
                 }
             }

@@ -12,7 +12,7 @@ pub mod systemd;
 
 pub use server::{Control, ControlError, serve};
 
-use model::{Done, RuleRow, Status, VerifyResult};
+use model::{Done, Explained, OrderRequest, Target, RuleRow, Status, VerifyResult};
 
 /// Largest request body, in bytes. A larger one is refused with 413.
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;
@@ -44,6 +44,24 @@ pub trait Admin: Send + Sync {
     ///
     /// What is wrong with them; the old ones stay in force.
     fn reload(&self) -> Result<Done, String>;
+    /// Everything that the decider of failover knows, as JSON (`failover::explain::Overview`).
+    ///
+    /// # Errors
+    ///
+    /// Nobody decides here.
+    fn failover(&self) -> Result<serde_json::Value, String>;
+    /// Why groups are where they are.
+    ///
+    /// # Errors
+    ///
+    /// There is no such group, account or node, or nobody decides here.
+    fn explain(&self, of: &Target) -> Result<Vec<Explained>, String>;
+    /// Gives the decider an order.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be done.
+    fn order(&self, request: &OrderRequest) -> Result<Done, String>;
     /// Called before the metrics are printed, to set gauges that are not kept up to date all the time.
     fn refresh_metrics(&self) {}
 }

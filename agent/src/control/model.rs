@@ -226,6 +226,79 @@ pub struct RuleRow {
     pub rule: String,
 }
 
+/// What an order or a question is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    Group(u32),
+    Account(String),
+    /// All groups that are active on a node.
+    Node(String),
+}
+
+/// Body of `POST /v1/order`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "verb")]
+pub enum OrderRequest {
+    /// Make groups active elsewhere; `to` unset: on the best replica. `at_wall_ns` 0: now.
+    Switchover {
+        of: Target,
+        to: Option<String>,
+        #[serde(default)]
+        at_wall_ns: u64,
+    },
+    /// Take a switchover back that has not happened yet.
+    Cancel {
+        of: Target,
+    },
+    Drain {
+        node: String,
+        reason: String,
+        owner: String,
+    },
+    Undrain {
+        node: String,
+    },
+    /// Promote this node although it cannot prove that it has everything.
+    Promote {
+        of: Target,
+    },
+    Replicas {
+        group: u32,
+        replicas: Vec<String>,
+    },
+}
+
+/// Body of `POST /v1/explain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainRequest {
+    pub of: Target,
+}
+
+/// Why a group is where it is, as one node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    pub group: u32,
+    /// Every rule with its present outcome.
+    pub rules: Vec<Rule>,
+    /// What was said of the group before, newest last.
+    pub words: Vec<Rule>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    pub rule: String,
+    /// `false`: it holds something back.
+    pub holds: bool,
+    pub text: String,
+    /// After which it no longer holds back by itself; 0 = not by time.
+    pub left_ms: u64,
+    /// When it was said; 0 = now.
+    #[serde(default)]
+    pub wall_ns: u64,
+}
+
 /// Body of every answer that is not 2xx.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ErrorBody {

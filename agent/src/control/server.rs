@@ -15,7 +15,7 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use super::model::{ErrorBody, ResyncRequest, VerifyRequest};
+use super::model::{ErrorBody, ExplainRequest, OrderRequest, ResyncRequest, VerifyRequest};
 use super::{Admin, REQUEST_ACCOUNTS_MAX, REQUEST_BYTES_MAX, REQUESTS_AT_ONCE, socket};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -121,6 +121,9 @@ async fn run(
         .route("/v1/resync", post(resync))
         .route("/v1/reload", post(reload))
         .route("/v1/rules", get(rules))
+        .route("/v1/failover", get(failover))
+        .route("/v1/explain", post(explain))
+        .route("/v1/order", post(order))
         .route("/metrics", get(metrics))
         .fallback(nowhere)
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
@@ -195,19 +198,32 @@ async fn verify(State(shared): Handle, Json(request): Json<VerifyRequest>) -> Re
 }
 
 async fn resync(State(shared): Handle, Json(request): Json<ResyncRequest>) -> Response {
-    match ask(shared, move |admin| admin.resync(&request.account)).await {
-        Ok(Ok(done)) => Json(done).into_response(),
+    judged(ask(shared, move |admin| admin.resync(&request.account)).await)
+}
+
+async fn reload(State(shared): Handle) -> Response {
+    judged(ask(shared, |admin| admin.reload()).await)
+}
+
+/// An answer of the node, or why it has none.
+fn judged<T: serde::Serialize>(result: Result<Result<T, String>, Response>) -> Response {
+    match result {
+        Ok(Ok(value)) => Json(value).into_response(),
         Ok(Err(why)) => failure(StatusCode::CONFLICT, why),
         Err(failed) => failed,
     }
 }
 
-async fn reload(State(shared): Handle) -> Response {
-    match ask(shared, |admin| admin.reload()).await {
-        Ok(Ok(done)) => Json(done).into_response(),
-        Ok(Err(why)) => failure(StatusCode::CONFLICT, why),
-        Err(failed) => failed,
-    }
+async fn failover(State(shared): Handle) -> Response {
+    judged(ask(shared, |admin| admin.failover()).await)
+}
+
+async fn explain(State(shared): Handle, Json(request): Json<ExplainRequest>) -> Response {
+    judged(ask(shared, move |admin| admin.explain(&request.of)).await)
+}
+
+async fn order(State(shared): Handle, Json(request): Json<OrderRequest>) -> Response {
+    judged(ask(shared, move |admin| admin.order(&request)).await)
 }
 
 #[derive(Deserialize)]

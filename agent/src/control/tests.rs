@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::model::{AccountStatus, Done, ResyncRequest, Role, RuleRow, Status, VerifyRequest, VerifyResult};
+use super::model::{AccountStatus, Done, Explained, OrderRequest, Target, ResyncRequest, Role, RuleRow, Status, VerifyRequest, VerifyResult};
 use super::*;
 use crate::cli::Failure;
 use crate::cli::client::Client;
@@ -52,6 +52,21 @@ impl Admin for Node {
 
     fn reload(&self) -> Result<Done, String> {
         Err("`rules[0].file`: gone".into())
+    }
+
+    fn failover(&self) -> Result<serde_json::Value, String> {
+        Err("nobody decides here".into())
+    }
+
+    fn explain(&self, of: &Target) -> Result<Vec<Explained>, String> {
+        match of {
+            Target::Group(group) => Ok(vec![Explained { group: *group, ..Explained::default() }]),
+            other => Err(format!("{other:?} is not known")),
+        }
+    }
+
+    fn order(&self, request: &OrderRequest) -> Result<Done, String> {
+        Ok(Done { done: format!("{request:?}") })
     }
 
     fn refresh_metrics(&self) {

@@ -14,13 +14,17 @@ use crate::capture::view::SharedView;
 use crate::config::model::CoordinatorKind;
 use crate::config::{self, Loaded};
 use crate::control::Admin;
-use crate::control::model::{Done, RuleRow, Status, VerifyResult};
+use super::council::Ask;
+use crate::control::model::{Done, Explained, OrderRequest, Rule, Target, RuleRow, Status, VerifyResult};
+use crate::failover::Order;
 use crate::limits::QUERY_MS_MAX;
 use crate::rules::Rules;
 
 /// The node's side of the admin socket.
 pub(crate) struct NodeAdmin {
     pub queries: Sender<Query>,
+    /// `None`: no coordinator is configured, and nobody decides.
+    pub asks: Option<Sender<Ask>>,
     pub verifier: Verifier,
     pub view: SharedView,
     pub loaded: Arc<Loaded>,
@@ -34,7 +38,95 @@ impl NodeAdmin {
     }
 }
 
+impl NodeAdmin {
+    fn council<T>(&self, question: impl FnOnce(Sender<T>) -> Ask) -> Result<T, String> {
+        let asks = self.asks.as_ref().ok_or(
+            "no coordinator is configured (`coordinator.kind`): placement is what the configuration says, and nothing fails over",
+        )?;
+        let (reply, answer) = bounded(1);
+        let silent = || "the decider of failover does not answer".to_owned();
+        asks.send(question(reply)).map_err(|_| silent())?;
+        answer.recv_timeout(Duration::from_millis(QUERY_MS_MAX)).map_err(|_| silent())
+    }
+
+    fn node(&self, name: &str) -> Result<NodeId, String> {
+        let nodes = self.loaded.config.nodes();
+        let found = nodes.iter().find(|(id, known)| *known == name || id.to_string() == name);
+        found.map(|(id, _)| *id).ok_or_else(|| {
+            let names: Vec<&str> = nodes.iter().map(|(_, name)| *name).collect();
+            format!("there is no node `{name}`; there are: {}", names.join(", "))
+        })
+    }
+
+    fn groups(&self, target: &Target) -> Result<Vec<GroupId>, String> {
+        let view = self.view.read();
+        match target {
+            Target::Group(id) => match view.placement.group(GroupId(*id)) {
+                Some(group) => Ok(vec![group.id]),
+                None => Err(format!("there is no group {id}; groups go to {}", view.placement.groups().len())),
+            },
+            Target::Account(account) => Ok(vec![view.placement.group_of(account)]),
+            Target::Node(name) => {
+                let node = self.node(name)?;
+                let of = view.placement.groups().iter().filter(|group| group.active == node);
+                Ok(of.map(|group| group.id).collect())
+            }
+        }
+    }
+
+    /// The decider's order for a request.
+    fn order_of(&self, request: &OrderRequest) -> Result<Order, String> {
+        let wish = request.clone();
+        Ok(match wish {
+            OrderRequest::Switchover { of, to, at_wall_ns } => {
+                let groups = self.groups(&of)?;
+                if groups.is_empty() {
+                    return Err("no group is active there".to_owned());
+                }
+                Order::Move { groups, to: to.map(|to| self.node(&to)).transpose()?, at_wall_ns }
+            }
+            OrderRequest::Cancel { of } => Order::CancelMove { groups: self.groups(&of)? },
+            OrderRequest::Drain { node, reason, owner } => {
+                Order::Drain { node: self.node(&node)?, drained: true, reason, owner }
+            }
+            OrderRequest::Undrain { node } => {
+                Order::Drain { node: self.node(&node)?, drained: false, reason: String::new(), owner: String::new() }
+            }
+            OrderRequest::Promote { of } => match self.groups(&of)?.as_slice() {
+                [group] => Order::Force { group: *group },
+                _ => return Err("name one group".to_owned()),
+            },
+            OrderRequest::Replicas { group, replicas } => Order::Replicas {
+                group: GroupId(group),
+                replicas: replicas.iter().map(|name| self.node(name)).collect::<Result<_, _>>()?,
+            },
+        })
+    }
+}
+
 impl Admin for NodeAdmin {
+    fn failover(&self) -> Result<serde_json::Value, String> {
+        self.council(|reply| Ask::Overview { reply })
+    }
+
+    fn explain(&self, of: &Target) -> Result<Vec<Explained>, String> {
+        let mut explained = Vec::new();
+        for group in self.groups(of)? {
+            let rules = self.council(|reply| Ask::Explain { group, reply })?;
+            let words = self.ask(|reply| Query::Words { group, reply }).unwrap_or_default();
+            explained.push(Explained { group: group.0, rules: rules.into_iter().map(Rule::from).collect(), words });
+        }
+        Ok(explained)
+    }
+
+    fn order(&self, request: &OrderRequest) -> Result<Done, String> {
+        let order = self.order_of(request)?;
+        let done = self
+            .ask(|reply| Query::Order { order, reply })
+            .unwrap_or_else(|| Err("the decider of failover does not answer".to_owned()))?;
+        Ok(Done { done })
+    }
+
     fn status(&self, with_accounts: bool) -> Status {
         self.ask(|reply| Query::Status { with_accounts, reply }).unwrap_or_else(|| Status {
             reasons: vec!["the agent's event loop does not answer".into()],

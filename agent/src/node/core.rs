@@ -140,6 +140,7 @@ impl Core {
                 self.seen(&account);
                 self.asked_for(&account);
             }
+            Captured::PolicyChanged { times } => self.roles.policy_told = times,
             Captured::Compare { account, why, bucket } => self.compare(&account, &why, bucket),
             Captured::CompareBuckets { buckets } => self.compare_buckets(buckets),
             Captured::CompareAll { why } => self.compare_all(&why),
@@ -517,6 +518,7 @@ impl Core {
             Query::Kick { groups } => self.kick(&groups),
             Query::Fence { node } => self.run_fence(node),
             Query::Said(said) => self.said(said),
+            Query::Words { group, reply } => drop(reply.send(self.orders.of(group))),
             Query::Order { order, reply } => self.order(order, reply),
             Query::Ordered { id, result } => self.ordered(id, result),
             Query::Seen { names, reply } => {
@@ -525,7 +527,7 @@ impl Core {
                 let _ = reply.send(());
             }
             Query::Reloaded => {
-                self.capture.policy_changed();
+                self.policy_changed();
                 let names: Vec<String> = self.accounts.iter().map(|(account, _)| account.to_owned()).collect();
                 names.iter().for_each(|account| self.seen(account));
             }

@@ -11,6 +11,7 @@ use understudy_types::id::{GroupId, NodeId};
 
 use super::core::Core;
 use crate::clock;
+use crate::control::model::Rule;
 use crate::failover::{Input, Order, Said};
 use crate::limits::{ORDERS_WAITING_MAX, SAID_MAX};
 
@@ -26,6 +27,20 @@ pub(super) struct Orders {
     pub words: BTreeMap<(String, Option<GroupId>), (u64, Said)>,
     /// What was said, newest last.
     pub log: VecDeque<(u64, Said)>,
+}
+
+impl Orders {
+    /// What was said of a group, or of all, newest last.
+    pub(super) fn of(&self, group: GroupId) -> Vec<Rule> {
+        let said = self.log.iter().filter(|(_, said)| said.group.is_none_or(|of| of == group));
+        said.map(|(wall_ns, said)| Rule { wall_ns: *wall_ns, ..Rule::from(said.clone()) }).collect()
+    }
+}
+
+impl From<Said> for Rule {
+    fn from(said: Said) -> Self {
+        Self { rule: said.rule, holds: said.holds, text: said.text, left_ms: said.left_ns / 1_000_000, wall_ns: 0 }
+    }
 }
 
 impl Core {

@@ -90,6 +90,11 @@ pub(crate) enum Query {
     },
     /// What the decider of failover said.
     Said(crate::failover::Said),
+    /// What the decider said of a group, newest last.
+    Words {
+        group: GroupId,
+        reply: Sender<Vec<crate::control::model::Rule>>,
+    },
     /// An order to the decider, from an administrator.
     Order {
         order: crate::failover::Order,

@@ -50,6 +50,8 @@ pub(super) struct Standing {
     ready: HashSet<String>,
     /// When the stage or the role changed last.
     since: MonoNs,
+    /// Until sessions were told so often, some may not know of the last change of the seat.
+    seat_told_at: u64,
     /// The journal is to refuse lower epochs, and had no room for the order.
     fence_due: bool,
     pub told: Option<Stands>,
@@ -76,6 +78,9 @@ pub(super) struct Roles {
     /// Epochs whose changes of this node alone are with the active.
     merged: BTreeMap<GroupId, Epoch>,
     kicker: Kicker,
+    /// How often sessions were to be told to ask for their policy again, and how often they were.
+    policy_asked: u64,
+    pub policy_told: u64,
 }
 
 impl Standing {
@@ -100,6 +105,8 @@ impl Roles {
             next_look: MonoNs::default(),
             merged: BTreeMap::new(),
             kicker,
+            policy_asked: 0,
+            policy_told: 0,
         }
     }
 
@@ -145,6 +152,7 @@ impl Core {
             opening: BTreeSet::new(),
             ready: HashSet::new(),
             since: now,
+            seat_told_at: 0,
             fence_due: false,
             told: None,
         });
@@ -171,13 +179,24 @@ impl Core {
             self.advance(group);
         }
         if std::mem::take(&mut self.roles.seats_changed) {
-            self.capture.policy_changed();
+            self.policy_changed();
         }
         for (link, positions) in std::mem::take(&mut self.roles.positions) {
             // A link that is gone is dialled again, and then tells all positions.
             let _ = self.transport.send_on(link, &Message::Positions(positions));
         }
         self.tell_stands();
+    }
+
+    /// Has sessions ask for their policy again.
+    pub(super) fn policy_changed(&mut self) {
+        self.roles.policy_asked += 1;
+        self.capture.policy_changed();
+    }
+
+    /// Every change that is begun from now on is begun by a session that knows how the group stands.
+    pub(super) fn is_seat_known(&self, group: GroupId) -> bool {
+        self.roles.groups.get(&group).is_some_and(|standing| self.roles.policy_told >= standing.seat_told_at)
     }
 
     /// Moves a group on as far as it goes now.
@@ -539,6 +558,12 @@ impl Core {
             }
             changed
         });
-        self.roles.seats_changed |= changed;
+        if changed {
+            self.roles.seats_changed = true;
+            let told_at = self.roles.policy_asked + 1;
+            if let Some(standing) = self.roles.groups.get_mut(&group) {
+                standing.seat_told_at = told_at;
+            }
+        }
     }
 }

@@ -242,6 +242,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     let raiser = Raiser::start(&connect, &query_sender, &forks, gap)?;
     let roles = Roles::new(shared, Stood::open(&config.node.data_dir)?, raiser, Kicker::start(&connect)?);
     let (council_inputs, council_inbox) = unbounded();
+    let (council_asks, council_asked) = unbounded();
     let council = if shared { Council::new(council_inputs) } else { Council::default() };
 
     let mail_path = config.store.mail_paths.first().cloned();
@@ -357,16 +358,22 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     named.iter().for_each(|account| core.seen(account));
     core.resume_debts();
     // Sessions that live on ask for their policy anew: rules or placement may have changed while no agent was there.
-    core.capture.policy_changed();
+    core.policy_changed();
     new_ring(&mut core)?;
 
     if shared {
-        convene(&core, &query_sender, council_inbox)?;
+        convene(&core, &query_sender, council_inbox, council_asked)?;
     }
     census::start(&connect, query_sender.clone())?;
     compare::start(verifier.clone(), query_sender.clone())?;
     let routing = route(&config, &view, &core.board, &query_sender)?;
-    let admin = Arc::new(NodeAdmin { queries: query_sender.clone(), verifier, view, loaded });
+    let admin = Arc::new(NodeAdmin {
+        queries: query_sender.clone(),
+        asks: shared.then_some(council_asks),
+        verifier,
+        view,
+        loaded,
+    });
     let control = control::serve(&config, admin.clone(), metrics)?;
     signals(query_sender, admin)?;
     let inbox = Inbox {
@@ -436,6 +443,7 @@ fn convene(
     core: &Core,
     queries: &Sender<Query>,
     inputs: crossbeam::channel::Receiver<Input>,
+    asks: crossbeam::channel::Receiver<council::Ask>,
 ) -> anyhow::Result<()> {
     let config = &core.config;
     let failover = &config.failover;
@@ -471,6 +479,7 @@ fn convene(
         coordinator: client,
         events: inbox,
         inputs,
+        asks,
         transport: core.transport.clone(),
         lease: core.capture.write_lease(),
         queries: queries.clone(),

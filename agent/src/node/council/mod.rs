@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
 use understudy_ring::WriteLease;
-use understudy_types::id::NodeId;
+use understudy_types::id::{GroupId, NodeId};
 
 use super::query::Query;
 use crate::clock;
 use crate::coordinator::client::{CoordinatorClient, CoordinatorEvent};
 use crate::failover::decide::Decider;
-use crate::failover::{Action, Input, Settings};
+use crate::failover::{Action, Input, Said, Settings};
 use crate::limits::COUNCIL_TICK_MS;
 use crate::transport::TransportHandle;
 pub(crate) use word::Word;
@@ -52,12 +52,21 @@ impl Council {
     }
 }
 
+/// A question to the decider, from another thread.
+pub(crate) enum Ask {
+    /// Everything that it knows, as JSON.
+    Overview { reply: Sender<serde_json::Value> },
+    /// Every rule with its present outcome.
+    Explain { group: GroupId, reply: Sender<Vec<Said>> },
+}
+
 /// What the thread works with.
 pub(super) struct Parts {
     pub settings: Settings,
     pub coordinator: CoordinatorClient,
     pub events: Receiver<CoordinatorEvent>,
     pub inputs: Receiver<Input>,
+    pub asks: Receiver<Ask>,
     pub transport: TransportHandle,
     pub lease: WriteLease,
     pub queries: Sender<Query>,
@@ -86,6 +95,9 @@ fn run(parts: &Parts) {
                 Ok(event) => inputs.extend(translate::input(event)),
                 Err(_) => return,
             },
+            recv(parts.asks) -> ask => if let Ok(ask) = ask {
+                answer(&decider, ask);
+            },
             default(pause) => {}
         }
         inputs.extend(parts.events.try_iter().filter_map(translate::input));
@@ -102,6 +114,17 @@ fn run(parts: &Parts) {
                 }
             }
         }
+    }
+}
+
+fn answer(decider: &Decider, ask: Ask) {
+    // Whoever asked may have given up.
+    match ask {
+        Ask::Overview { reply } => {
+            let overview = serde_json::to_value(decider.overview(clock::boot())).unwrap_or_default();
+            let _ = reply.send(overview);
+        }
+        Ask::Explain { group, reply } => drop(reply.send(decider.explain(group, clock::boot()))),
     }
 }
 
