@@ -9,6 +9,7 @@ pub mod cert;
 pub mod client;
 pub mod config;
 pub mod doctor;
+pub mod failover;
 pub mod live;
 pub mod output;
 pub mod reload;
@@ -115,6 +116,16 @@ pub enum Command {
     Verify(verify::Args),
     /// Copy an account to its replicas anew
     Resync(resync::Args),
+    /// Make a group active on another node, with nothing lost
+    Switchover(failover::SwitchoverArgs),
+    /// Move all groups away from a node, and keep it empty
+    Drain(failover::DrainArgs),
+    /// Let a node have active groups again
+    Undrain(failover::UndrainArgs),
+    /// Promote this node's replica although it cannot prove that it has everything
+    Promote(failover::PromoteArgs),
+    /// Say why a group is where it is, rule by rule
+    Explain(failover::ExplainArgs),
     /// Show which rule decides about which account
     Rules(rules::Args),
     /// Have the agent read rules, lists and placement again
@@ -205,6 +216,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Top(args) => live::run(&context, args),
         Command::Verify(args) => verify::run(&context, args),
         Command::Resync(args) => resync::run(&context, args),
+        Command::Switchover(args) => failover::switchover(&context, args),
+        Command::Drain(args) => failover::drain(&context, args),
+        Command::Undrain(args) => failover::undrain(&context, args),
+        Command::Promote(args) => failover::promote(&context, args),
+        Command::Explain(args) => failover::explain(&context, args),
         Command::Rules(args) => rules::run(&context, args),
         Command::Reload(args) => reload::run(&context, args),
         Command::Cert(args) => cert::run(&context, args),
