@@ -145,6 +145,9 @@ pub mod word {
     pub const POLICY_GENERATION: usize = 17;
     /// The policy for accounts whose question is not answered in time: four words.
     pub const DEFAULT_POLICY: usize = 18;
+    /// CLOCK_BOOTTIME nanoseconds from which on this node may not change mail; 0 = it may without limit. On the line
+    /// of the flags, which every publication reads.
+    pub const WRITE_UNTIL: usize = 22;
     /// 1 while a consumer is attached.
     pub const CONSUMER_ATTACHED: usize = 32;
     /// CLOCK_MONOTONIC nanoseconds of the consumer's last sign of life.
@@ -177,6 +180,8 @@ pub mod word {
 
 /// Bit of [`word::FLAGS`]: this node may not write; publication of operations is refused.
 pub const FLAG_FENCED: u64 = 1;
+/// Value of [`word::WRITE_UNTIL`] that is past on every host: a lease is needed, and none is held.
+pub const WRITE_UNTIL_EXPIRED: u64 = 1;
 /// Bit of [`word::FLAGS`]: this file was replaced; producers open the path again.
 pub const FLAG_RETIRED: u64 = 2;
 
@@ -535,6 +540,14 @@ mod tests {
         assert_eq!(layout.descriptors * 8, 0x95000);
         assert_eq!(layout.data * 8, 0x11_5000);
         assert_eq!(layout.total * 8, 0x111_5000);
+    }
+
+    #[test]
+    fn the_deadline_is_on_the_line_of_the_flags() {
+        // A publication reads no more memory for it.
+        assert_eq!(word::WRITE_UNTIL / 8, word::FLAGS / 8);
+        assert_eq!(word::DEFAULT_POLICY + Policy::BYTES / 8, word::WRITE_UNTIL);
+        assert_eq!(word::WRITE_UNTIL * 8, 0xB0);
     }
 
     #[test]

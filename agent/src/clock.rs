@@ -21,7 +21,8 @@ impl MonoNs {
     }
 }
 
-/// Nanoseconds since the host booted, with the time that it was suspended: what leases are counted in.
+/// Nanoseconds of CLOCK_BOOTTIME: since the host booted, with the time that it was suspended. What leases are counted in:
+/// they run out for others, too, while this host sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct BootNs(pub u64);
 
@@ -37,24 +38,30 @@ impl BootNs {
     pub fn after_ns(self, ns: u64) -> Self {
         Self(self.0.saturating_add(ns))
     }
+
+    /// `self` moved on by `duration`.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
 }
 
-/// Reads CLOCK_BOOTTIME, which goes on while the host is suspended.
+fn read(clock: nix::time::ClockId) -> Option<u64> {
+    let ts = nix::time::clock_gettime(clock).ok()?;
+    let seconds = u64::try_from(ts.tv_sec()).ok()?;
+    Some(seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(ts.tv_nsec()).ok()?))
+}
+
+/// Reads CLOCK_BOOTTIME. If it cannot be read, the end of time: every lease has then run out.
 #[must_use]
 pub fn boot() -> BootNs {
-    let ts = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
-        .unwrap_or_else(|_| nix::sys::time::TimeSpec::new(0, 0));
-    let seconds = u64::try_from(ts.tv_sec()).unwrap_or(0);
-    BootNs(seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(ts.tv_nsec()).unwrap_or(0)))
+    BootNs(read(nix::time::ClockId::CLOCK_BOOTTIME).unwrap_or(u64::MAX))
 }
 
 /// Reads CLOCK_MONOTONIC, in nanoseconds since the host booted (comparable between processes of one host).
 #[must_use]
 pub fn mono() -> MonoNs {
-    let ts = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .unwrap_or_else(|_| nix::sys::time::TimeSpec::new(0, 0));
-    let seconds = u64::try_from(ts.tv_sec()).unwrap_or(0);
-    MonoNs(seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(ts.tv_nsec()).unwrap_or(0)))
+    MonoNs(read(nix::time::ClockId::CLOCK_MONOTONIC).unwrap_or(0))
 }
 
 /// Wall time in nanoseconds since the Unix epoch: for records and logs, never for a decision.

@@ -44,7 +44,7 @@ enum us_ring_error {
 	US_RING_E_FULL = -6,
 	/* Nothing came, or the ring stayed full, for the given time. */
 	US_RING_E_TIMED_OUT = -7,
-	/* This node is fenced: refuse the change. */
+	/* This node is fenced, or past the time until which it may change mail: refuse the change. */
 	US_RING_E_FENCED = -8,
 	/* The agent refused the record. */
 	US_RING_E_REFUSED = -9,
@@ -177,6 +177,10 @@ uint32_t us_ring_policy_generation(const struct us_ring *ring);
 /* 1 when an agent is attached and showed a sign of life in the last five seconds, else 0. */
 int us_ring_agent_alive(const struct us_ring *ring);
 
+/* 1 when this node may not change mail now: fenced, or past the time until which it may. Else 0, also for null.
+ * To refuse a change before any work is done for it; `us_ring_intent_begin` looks again. */
+int us_ring_is_fenced(const struct us_ring *ring);
+
 /* Asks the agent what holds for an account, waits at most `timeout_ms`, and stores it at `policy`; the default
  * policy when no answer comes, with a generation that is not the ring's. Call it at the start of a session: it also
  * notices a ring that was replaced. */
@@ -195,6 +199,7 @@ int us_ring_publish(struct us_ring *ring, const struct us_ring_record *record, s
 
 /* Waits for an answer, at most `timeout_ms`. Gives a value of `enum us_ring_status`, or an error. Without a living
  * agent, `US_RING_FULL_WAIT` in `on_absent` waits all the same; else `US_RING_E_AGENT_ABSENT` comes at once.
+ * Past the time until which this node may change mail, `US_RING_E_FENCED` comes in place of all but a refusal.
  * The slot is free afterwards, whatever the outcome: wait once for each answer. */
 int us_ring_wait(struct us_ring *ring, struct us_ring_completion completion, uint32_t timeout_ms, uint8_t on_absent);
 

@@ -16,7 +16,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
-use understudy_types::ring::{FLAG_RETIRED, FileHeader, Geometry, HEADER_WORDS, Policy, RingError, word};
+use understudy_types::ring::{
+    FLAG_RETIRED, FileHeader, Geometry, HEADER_WORDS, Policy, RingError, WRITE_UNTIL_EXPIRED, word,
+};
 
 /// How the agent makes its ring.
 #[derive(Debug, Clone)]
@@ -29,11 +31,20 @@ pub struct ConsumerOptions {
     pub group: Option<u32>,
     /// What holds for accounts whose question is not answered in time.
     pub default_policy: Policy,
+    /// Mail may be changed only while a lease is held: until [`crate::WriteLease::set_until`] is called, it may not,
+    /// whatever the agent before this one has set. Else the time that is set is left as it is.
+    pub leased: bool,
 }
 
 impl Default for ConsumerOptions {
     fn default() -> Self {
-        Self { geometry: Geometry::default(), mode: 0o660, group: None, default_policy: Policy::default() }
+        Self {
+            geometry: Geometry::default(),
+            mode: 0o660,
+            group: None,
+            default_policy: Policy::default(),
+            leased: false,
+        }
     }
 }
 
@@ -91,6 +102,10 @@ pub(crate) fn attach(path: &Path, options: &ConsumerOptions, now_wall_ns: u64) -
     if let Ok((mapping, header)) = found {
         let retired = mapping.words().control[word::FLAGS].load(Ordering::SeqCst) & FLAG_RETIRED != 0;
         if header.geometry == options.geometry && !retired {
+            if options.leased {
+                // Who set it may have lost the lease since, or the host was started anew and its clock with it.
+                mapping.words().control[word::WRITE_UNTIL].store(WRITE_UNTIL_EXPIRED, Ordering::SeqCst);
+            }
             set_access(mapping.file(), path, options)?;
             return Ok(Attached { mapping, header, lock });
         }
@@ -167,6 +182,11 @@ fn create(path: &Path, options: &ConsumerOptions, now_wall_ns: u64) -> Result<()
     nix::fcntl::posix_fallocate(&file, 0, bytes).map_err(|errno| io("allocate", errno.into()))?;
     let encoded: Vec<u8> = header.encode().iter().flat_map(|word| word.to_le_bytes()).collect();
     file.write_all_at(&encoded, 0).map_err(|source| io("write", source))?;
+    if options.leased {
+        // Before it has its name: nobody may find a ring without a limit.
+        let offset = word::WRITE_UNTIL as u64 * 8;
+        file.write_all_at(&WRITE_UNTIL_EXPIRED.to_le_bytes(), offset).map_err(|source| io("write", source))?;
+    }
     set_access(&file, path, options)?;
     std::fs::rename(&new_path, path).map_err(|source| io("name", source))
 }

@@ -71,13 +71,15 @@ pub use abi::{blob, ffi};
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
+#[cfg(all(test, not(loom), not(miri)))]
+mod lease_tests;
 #[cfg(all(test, not(loom)))]
 mod damage_tests;
 #[cfg(all(test, not(loom)))]
 mod death_tests;
 
 #[cfg(not(loom))]
-pub use consumer::{Completer, Consumer, ConsumerStats, Event, OrphanedIntent, Record, Waker};
+pub use consumer::{Completer, Consumer, ConsumerStats, Event, OrphanedIntent, Record, Waker, WriteLease};
 #[cfg(not(loom))]
 pub use file::{AttachError, ConsumerOptions};
 #[cfg(not(loom))]

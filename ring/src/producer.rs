@@ -6,7 +6,7 @@
 //! Refuses: system calls and allocation while publishing into a ring with space.
 
 use crate::claim::{Core, CoreError};
-use crate::clock::mono_ns;
+use crate::clock::{boot_ns, mono_ns};
 use crate::completion::{Collected, Slots};
 use crate::map::Mapping;
 use crate::memory::{Memory, Words};
@@ -108,7 +108,7 @@ pub enum PublishError {
     /// The ring was full for as long as the policy waits.
     #[error("the ring stayed full for the configured time; check that the agent runs")]
     TimedOut,
-    /// This node may not write.
+    /// This node may not write, or not any longer.
     #[error("this node is fenced and may not change mail")]
     Fenced,
     /// The account name or the record is too long.
@@ -310,6 +310,20 @@ impl<M: Memory> Producer<M> {
         Policy::decode(&bytes).unwrap_or_default()
     }
 
+    /// Whether the time until which this node may change mail has passed.
+    fn expired(&self) -> bool {
+        let until_ns = self.control(word::WRITE_UNTIL).load(Ordering::Acquire);
+        until_ns != 0 && boot_ns() >= until_ns
+    }
+
+    /// Whether this node may not change mail now: to refuse a change early. A ring that was replaced says no; the
+    /// publication finds out.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        let flags = self.control(word::FLAGS).load(Ordering::Acquire);
+        flags & FLAG_RETIRED == 0 && (flags & FLAG_FENCED != 0 || self.expired())
+    }
+
     /// Records that something of this account was not captured.
     pub fn mark_gap(&self, account: &[u8]) {
         gaps::mark(self.memory.words(), self.memory.layout(), account);
@@ -327,13 +341,12 @@ impl<M: Memory> Producer<M> {
             return Err(PublishError::Forked);
         }
         let flags = self.control(word::FLAGS).load(Ordering::Acquire);
-        if flags & (FLAG_FENCED | FLAG_RETIRED) != 0 {
-            if flags & FLAG_RETIRED != 0 {
-                return Err(PublishError::Retired);
-            }
-            if matches!(spec.kind, RecordKind::Op | RecordKind::Intent) {
-                return Err(self.lose(spec, PublishError::Fenced));
-            }
+        if flags & FLAG_RETIRED != 0 {
+            return Err(PublishError::Retired);
+        }
+        let changes = matches!(spec.kind, RecordKind::Op | RecordKind::Intent);
+        if changes && (flags & FLAG_FENCED != 0 || self.expired()) {
+            return Err(self.lose(spec, PublishError::Fenced));
         }
         if spec.account.len() > ACCOUNT_BYTES_MAX {
             let error = PublishError::TooLarge { bytes: spec.account.len(), bytes_max: ACCOUNT_BYTES_MAX };
@@ -419,6 +432,10 @@ impl<M: Memory> Producer<M> {
         }
         let deadline_ns = mono_ns().saturating_add(spec.full_wait_ns);
         loop {
+            // The right to change mail may have ended while this waited.
+            if matches!(spec.kind, RecordKind::Op | RecordKind::Intent) && self.is_fenced() {
+                return Err(PublishError::Fenced);
+            }
             let seen = self.control(word::SPACE_FUTEX).load(Ordering::Acquire) as u32;
             self.control(word::SPACE_WANTED).store(1, Ordering::SeqCst);
             // SYNC POINT space: pairs with the fence in `Consumer::release`. Either the consumer sees the wish,
@@ -455,7 +472,23 @@ impl<M: Memory> Producer<M> {
     ///
     /// `when_absent`: without a living agent, [`OnFull::Wait`] waits all the same; else the outcome is
     /// [`Outcome::Absent`] at once. The record stays in the ring and is delivered to the next agent.
+    ///
+    /// When the time until which this node may change mail has passed at the end, the outcome is
+    /// [`Status::Fenced`], whatever else it would be but a refusal: another node may be active by then, and its users
+    /// must not be told that a change is made which that node may not have.
     pub fn wait(&self, at: CompletionRef, timeout_ns: u64, when_absent: OnFull) -> Outcome {
+        let outcome = self.wait_answer(at, timeout_ns, when_absent);
+        let lasting = match outcome {
+            Outcome::Answered { status, .. } => matches!(status, Status::Fenced | Status::Refused | Status::Policy),
+            Outcome::TimedOut | Outcome::Absent => false,
+        };
+        if lasting || !self.expired() {
+            return outcome;
+        }
+        Outcome::Answered { status: Status::Fenced, answer: [0; ANSWER_BYTES_MAX] }
+    }
+
+    fn wait_answer(&self, at: CompletionRef, timeout_ns: u64, when_absent: OnFull) -> Outcome {
         let slots = slots_of(&*self.memory);
         let spin_turns = self.spin_turns.load(Ordering::Relaxed);
         for turn in 0..spin_turns {

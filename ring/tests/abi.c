@@ -45,6 +45,7 @@ int main(int argc, char **argv)
 	CHECK(us_ring_open("/nonexistent/ring", &ring) == US_RING_E_ABSENT);
 	CHECK(ring == NULL);
 	CHECK(us_ring_open("/dev/null", &ring) == US_RING_E_OPEN);
+	CHECK(us_ring_is_fenced(NULL) == 0);
 	CHECK(us_ring_strerror(US_RING_E_OPEN) != NULL && us_ring_strerror(12345) != NULL);
 
 	CHECK(us_ring_open(argv[1], &ring) == US_RING_OK);
@@ -54,6 +55,7 @@ int main(int argc, char **argv)
 	CHECK(policy.replicated == 1 && policy.level == US_RING_LEVEL_PEER && policy.peers == 2);
 	CHECK(policy.generation == us_ring_policy_generation(ring));
 	CHECK(us_ring_agent_alive(ring) == 1);
+	CHECK(us_ring_is_fenced(ring) == 0);
 
 	CHECK(us_ring_intent_begin(ring, account, 16, (const uint8_t *)"box", 3, 2, policy.on_full, 0, &intent) == US_RING_OK);
 	record.account = account;

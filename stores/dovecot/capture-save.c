@@ -12,8 +12,16 @@ static bool us_admit_save(struct mailbox *box, struct us_mailbox *mbox)
 {
     const char *why;
 
-    if (us_account_admit(mbox->account, &why) != US_ADMIT_REFUSE)
+    switch (us_account_admit(mbox->account, &why)) {
+    case US_ADMIT_SKIP:
         return TRUE;
+    case US_ADMIT_CAPTURE:
+        if (!us_is_fenced(&why))
+            return TRUE;
+        break;
+    case US_ADMIT_REFUSE:
+        break;
+    }
     us_set_refused(box, why);
     return FALSE;
 }

@@ -211,6 +211,12 @@ static int us_transaction_commit(struct mailbox_transaction_context *t,
         us_txn_free(&txn);
         return ret;
     }
+    /* Here, too: without a GUID no intent follows. */
+    if (us_is_fenced(&why)) {
+        ret = us_transaction_refuse(t, mbox, why);
+        us_txn_free(&txn);
+        return ret;
+    }
     if (!us_mailbox_guid(box, mbox)) {
         bool gone = us_is_gone(box);
 

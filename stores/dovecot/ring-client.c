@@ -240,6 +240,14 @@ bool us_account_needs_body(const struct us_account *account)
            account->policy.on_timeout == US_RING_TIMEOUT_REFUSE;
 }
 
+bool us_is_fenced(const char **why_r)
+{
+    if (ring == NULL || us_ring_is_fenced(ring) == 0)
+        return false;
+    *why_r = "this server may not change mail at this time, try again later";
+    return true;
+}
+
 bool us_intent_begin(struct us_account *account, const unsigned char mailbox_guid[OP_GUID_BYTES],
                      struct us_intent *intent, const char **why_r)
 {
@@ -248,6 +256,10 @@ bool us_intent_begin(struct us_account *account, const unsigned char mailbox_gui
 
     memset(intent, 0, sizeof(*intent));
     intent->begun = true;
+    if (us_is_fenced(why_r)) {
+        intent->begun = false;
+        return false;
+    }
     if (ring == NULL || !account->policy_known)
         return true;
     if (policy->on_full == US_RING_FULL_REFUSE && us_ring_agent_alive(ring) == 0) {

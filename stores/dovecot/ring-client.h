@@ -53,6 +53,10 @@ bool us_ring_connected(void);
 /* Whether the level of the account lets a client's OK depend on the body in the spool. */
 bool us_account_needs_body(const struct us_account *account);
 
+/* Whether this node may not change mail now, by its agent's word or because its time is over; `why` is for the client.
+ * `us_intent_begin` asks, too: here it is asked where no intent follows, or long before one. */
+bool us_is_fenced(const char **why_r);
+
 /* Says that a change of this mailbox (16 bytes, zeros for the account as a whole) is about to be committed.
  * False: the policy refuses the change; `why` is for the client. */
 bool us_intent_begin(struct us_account *account, const unsigned char mailbox_guid[OP_GUID_BYTES],

@@ -17,7 +17,7 @@ use crossbeam::atomic::AtomicCell;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use understudy_ring::{
     AttachError, Completer, CompletionRef, Consumer, ConsumerOptions, ConsumerStats, Event, Record, RecordKind, Status,
-    Waker, gap_bucket,
+    Waker, WriteLease, gap_bucket,
 };
 use understudy_types::op::Fields;
 
@@ -81,6 +81,7 @@ pub struct Capture {
     pub first_index: u64,
     completer: Completer,
     waker: Waker,
+    write_lease: WriteLease,
     release: Arc<AtomicCell<u64>>,
     stats: Arc<AtomicCell<ConsumerStats>>,
     commands: Sender<Command>,
@@ -99,6 +100,10 @@ impl Capture {
         events: Sender<Captured>,
     ) -> Result<Self, AttachError> {
         let consumer = Consumer::attach(path, options, clock::wall_ns())?;
+        if !options.leased {
+            // An agent with leases may have been here before, and left its limit.
+            consumer.write_lease().set_until(0);
+        }
         let (commands, orders) = unbounded();
         let release = Arc::new(AtomicCell::new(consumer.release_index()));
         let stats = Arc::new(AtomicCell::new(consumer.stats()));
@@ -107,6 +112,7 @@ impl Capture {
             first_index: consumer.release_index(),
             completer: consumer.completer(),
             waker: consumer.waker(),
+            write_lease: consumer.write_lease(),
             release: release.clone(),
             stats: stats.clone(),
             commands,
@@ -120,6 +126,12 @@ impl Capture {
             source,
         })?);
         Ok(this)
+    }
+
+    /// Until when the store may change mail; usable from any thread.
+    #[must_use]
+    pub fn write_lease(&self) -> WriteLease {
+        self.write_lease.clone()
     }
 
     /// Everything before this index is durable elsewhere: its space may be used again.

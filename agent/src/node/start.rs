@@ -220,6 +220,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         mode: config.ring.mode,
         group: ring_group,
         default_policy: policy(view.read().rules.resolve(""), 1),
+        leased: false,
     };
     if let Some(directory) = config.ring.path.parent() {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot create `{}`", directory.display()))?;

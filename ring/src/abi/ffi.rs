@@ -35,7 +35,7 @@ c_enumeration! { ERRORS;
         US_RING_E_FULL = -6,
         /// Nothing came, or the ring stayed full, for the given time.
         US_RING_E_TIMED_OUT = -7,
-        /// This node is fenced: refuse the change.
+        /// This node is fenced, or past the time until which it may change mail: refuse the change.
         US_RING_E_FENCED = -8,
         /// The agent refused the record.
         US_RING_E_REFUSED = -9,
@@ -299,6 +299,13 @@ c_functions! { FUNCTIONS;
         unsafe { ring.as_ref() }.map_or(0, |ring| i32::from(ring.producer.agent_alive()))
     } on_panic 0;
 
+    /// 1 when this node may not change mail now: fenced, or past the time until which it may. Else 0, also for null.
+    /// To refuse a change before any work is done for it; `us_ring_intent_begin` looks again.
+    fn us_ring_is_fenced(ring: *const us_ring) -> i32 {
+        // SAFETY: null or a handle that nobody else uses.
+        unsafe { ring.as_ref() }.map_or(0, |ring| i32::from(ring.producer.is_fenced()))
+    } on_panic 0;
+
     /// Asks the agent what holds for an account, waits at most `timeout_ms`, and stores it at `policy`; the default
     /// policy when no answer comes, with a generation that is not the ring's. Call it at the start of a session: it also
     /// notices a ring that was replaced.
@@ -384,6 +391,7 @@ c_functions! { FUNCTIONS;
 
     /// Waits for an answer, at most `timeout_ms`. Gives a value of `enum us_ring_status`, or an error. Without a living
     /// agent, `US_RING_FULL_WAIT` in `on_absent` waits all the same; else `US_RING_E_AGENT_ABSENT` comes at once.
+    /// Past the time until which this node may change mail, `US_RING_E_FENCED` comes in place of all but a refusal.
     /// The slot is free afterwards, whatever the outcome: wait once for each answer.
     fn us_ring_wait(ring: *mut us_ring, completion: us_ring_completion, timeout_ms: u32, on_absent: u8) -> i32 {
         // SAFETY: null or a handle that nobody else uses.

@@ -7,10 +7,12 @@
 //! Refuses: blocking in [`Consumer::poll`], and looking into payloads.
 
 mod events;
+mod handles;
 mod recover;
 
 pub use crate::intents::OrphanedIntent;
 pub use events::{ConsumerStats, Event, Record};
+pub use handles::{Completer, Waker, WriteLease};
 
 use crate::claim::Core;
 use crate::clock::mono_ns;
@@ -468,6 +470,12 @@ impl<M: Memory> Consumer<M> {
         Completer { memory: Arc::clone(&self.memory) }
     }
 
+    /// A handle on the time until which this node may change mail, for any thread.
+    #[must_use]
+    pub fn write_lease(&self) -> WriteLease<M> {
+        WriteLease { memory: Arc::clone(&self.memory) }
+    }
+
     /// A handle that ends [`Consumer::wait`], for any thread.
     #[must_use]
     pub fn waker(&self) -> Waker<M> {
@@ -530,56 +538,5 @@ impl<M: Memory> Consumer<M> {
 impl<M: Memory> Drop for Consumer<M> {
     fn drop(&mut self) {
         self.control(word::CONSUMER_ATTACHED).store(0, Ordering::Release);
-    }
-}
-
-/// Answers records, from any thread.
-#[derive(Debug)]
-pub struct Completer<M: Memory = Mapping> {
-    memory: Arc<M>,
-}
-
-impl<M: Memory> Clone for Completer<M> {
-    fn clone(&self) -> Self {
-        Self { memory: Arc::clone(&self.memory) }
-    }
-}
-
-impl<M: Memory> Completer<M> {
-    /// Answers a record. `false` when its asker no longer waits, or the answer has more than 32 bytes.
-    pub fn complete(&self, at: CompletionRef, status: Status, answer: &[u8]) -> bool {
-        let delivered = slots_of(&*self.memory).answer(at, status, answer);
-        if delivered {
-            let layout = self.memory.layout();
-            self.memory.futex_wake(layout.completions + at.slot as usize * understudy_types::ring::COMPLETION_WORDS);
-        }
-        delivered
-    }
-}
-
-/// Ends the sleep of the consumer, from any thread.
-#[derive(Debug)]
-pub struct Waker<M: Memory = Mapping> {
-    memory: Arc<M>,
-}
-
-impl<M: Memory> Clone for Waker<M> {
-    fn clone(&self) -> Self {
-        Self { memory: Arc::clone(&self.memory) }
-    }
-}
-
-impl<M: Memory> Waker<M> {
-    /// Records that are claimed and that a consumer which has read up to `read_index` has not read.
-    #[must_use]
-    pub fn unread(&self, read_index: u64) -> u64 {
-        core_of(&*self.memory).head().index().wrapping_sub(read_index) & INDEX_MASK
-    }
-
-    /// Ends the sleep that is under way, if any.
-    pub fn wake(&self) {
-        if self.memory.words().control[word::CONSUMER_SLEEPS].swap(0, Ordering::SeqCst) != 0 {
-            self.memory.futex_wake(word::CONSUMER_SLEEPS);
-        }
     }
 }

@@ -5,6 +5,7 @@
 
 mod answers;
 mod death;
+mod lease;
 mod mixed;
 mod model;
 mod operations;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use understudy_ring::{
     AckLevel, CompletionRef, Consumer, ConsumerOptions, Event, OnTimeout, Owner, Policy, RecordKind, Role, Status,
-    gap_bucket,
+    WriteLease, gap_bucket,
 };
 use understudy_types::op::Op;
 
@@ -52,6 +52,7 @@ struct Manner {
 pub(crate) struct Tap {
     notes: Arc<Mutex<Notes>>,
     manner: Arc<Manner>,
+    lease: WriteLease,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -86,11 +87,12 @@ impl Tap {
         let consumer = Consumer::attach(&path, &options, 0).expect("the ring can be taken");
         // As an agent must: what the one before it said of accounts may no longer hold.
         consumer.bump_policy_generation();
+        let lease = consumer.write_lease();
         let thread = {
             let (notes, manner) = (Arc::clone(&notes), Arc::clone(&manner));
             std::thread::spawn(move || work(consumer, policy, &notes, &manner))
         };
-        Self { notes, manner, thread: Some(thread) }
+        Self { notes, manner, lease, thread: Some(thread) }
     }
 
     pub(crate) fn freeze(&self, frozen: bool) {
@@ -105,6 +107,16 @@ impl Tap {
     pub(crate) fn fence(&self, fenced: bool) {
         self.manner.fenced.store(fenced, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(600));
+    }
+
+    /// The time until which mail may be changed.
+    pub(crate) fn lease(&self) -> &WriteLease {
+        &self.lease
+    }
+
+    /// Whether the account is marked for comparison by now.
+    pub(crate) fn marked(&self, account: &str) -> bool {
+        self.notes(|n| n.gaps.contains(&gap_bucket(account.as_bytes())))
     }
 
     fn notes<T>(&self, f: impl FnOnce(&Notes) -> T) -> T {
@@ -259,4 +271,20 @@ fn work(mut consumer: Consumer, policy: Policy, notes: &Mutex<Notes>, manner: &M
         drop(notes);
         consumer.release(consumer.read_index());
     }
+}
+
+/// One turn of a stand-in that notes nothing: answers what there is, and waits a little.
+pub(crate) fn follow(consumer: &mut Consumer, policy: &Policy) {
+    while let Some(event) = consumer.poll() {
+        let Event::Record(record) = event else { continue };
+        match record.completion {
+            Some(at) if record.kind == RecordKind::AccountOpen => drop(consumer.complete_policy(at, policy)),
+            Some(at) => drop(consumer.complete(at, Status::Replicated, &[])),
+            None => {}
+        }
+        consumer.release(consumer.read_index());
+    }
+    let buckets = consumer.take_gaps();
+    consumer.gaps_done(&buckets);
+    consumer.wait(10_000_000);
 }
