@@ -159,6 +159,8 @@ pub const STORE_ANSWER_MS_MAX: u64 = 5_000;
 pub const STORE_REQUEST_OPS_MAX: usize = 8_192;
 /// Bytes of operations in one request to the store; the service refuses more than 64 MiB. Past it they go in several.
 pub const STORE_REQUEST_BYTES: usize = 16 << 20;
+/// Mailboxes of one account whose counters are kept in memory at a time. Past it the store's answer is refused.
+pub const STORE_MAILBOXES_MAX: usize = 1_000_000;
 /// Bytes of one reply of the store. Past it the connection is dropped: the service keeps to 64 MiB.
 pub const STORE_REPLY_BYTES_MAX: usize = 64 << 20;
 /// Tries of one comparison before its result stands.

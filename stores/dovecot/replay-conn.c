@@ -40,6 +40,11 @@ uint32_t replay_get_u32(const unsigned char *p)
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
+uint64_t replay_get_u64(const unsigned char *p)
+{
+    return (uint64_t)replay_get_u32(p) | (uint64_t)replay_get_u32(p + 4) << 32;
+}
+
 static bool send_all(struct replay_conn *conn, const unsigned char *data, size_t size)
 {
     while (size > 0 && !conn->broken) {

@@ -10,7 +10,6 @@
 #include "mail-namespace.h"
 #include "mail-search-build.h"
 #include "mailbox-attribute.h"
-#include "mailbox-list-iter.h"
 
 #include "op-encode.h"
 
@@ -20,12 +19,6 @@ struct dump {
     buffer_t *out;
     pool_t pool;
     bool failed;
-};
-
-struct listed {
-    const char *name;
-    struct mail_namespace *ns;
-    bool directory;
 };
 
 static bool flush(struct dump *dump)
@@ -66,56 +59,9 @@ static bool storage_failed(struct dump *dump, struct mail_storage *storage, cons
     return TRUE;
 }
 
-static int listed_cmp(const struct listed *a, const struct listed *b)
-{
-    return strcmp(a->name, b->name);
-}
-
 static int name_cmp(const char *const *a, const char *const *b)
 {
     return strcmp(*a, *b);
-}
-
-/* Every mailbox, or every subscribed name, in the user's own namespaces. */
-static void list(struct dump *dump, enum mailbox_list_iter_flags flags, ARRAY_TYPE(const_string) *names,
-                 void (*add)(struct dump *, const struct mailbox_info *, void *), void *context)
-{
-    static const char *const all[] = { "*", NULL };
-    struct mail_namespace *namespaces = dump->request->user->mail_user->namespaces;
-    struct mailbox_list_iterate_context *iter;
-    const struct mailbox_info *info;
-
-    iter = mailbox_list_iter_init_namespaces(namespaces, all, MAIL_NAMESPACE_TYPE_PRIVATE,
-                                             flags | MAILBOX_LIST_ITER_SKIP_ALIASES);
-    while ((info = mailbox_list_iter_next(iter)) != NULL) {
-        if (add != NULL) {
-            add(dump, info, context);
-        } else {
-            const char *name = p_strdup(dump->pool, info->vname);
-
-            array_push_back(names, &name);
-        }
-    }
-    if (mailbox_list_iter_deinit(&iter) < 0) {
-        replay_set(dump->result, REPLAY_TEMPORARY, "listing the mailboxes failed");
-        dump->failed = TRUE;
-    }
-}
-
-ARRAY_DEFINE_TYPE(listed, struct listed);
-
-static void add_listed(struct dump *dump, const struct mailbox_info *info, void *context)
-{
-    ARRAY_TYPE(listed) *boxes = context;
-    struct listed *box;
-
-    /* A parent that is only implied by its children comes back with them. */
-    if ((info->flags & MAILBOX_NONEXISTENT) != 0)
-        return;
-    box = array_append_space(boxes);
-    box->name = p_strdup(dump->pool, info->vname);
-    box->ns = info->ns;
-    box->directory = (info->flags & MAILBOX_NOSELECT) != 0;
 }
 
 static bool user_key(const char *key)
@@ -338,7 +284,7 @@ static void dump_open(struct dump *dump, struct mailbox *box)
         put_mailbox(dump, box, metadata.guid, &status, TRUE);
 }
 
-static void dump_box(struct dump *dump, const struct listed *listed)
+static void dump_box(struct dump *dump, const struct replay_listed *listed)
 {
     struct mailbox *box;
 
@@ -361,8 +307,7 @@ static void dump_account_wide(struct dump *dump)
     struct op op;
 
     p_array_init(&names, dump->pool, 32);
-    list(dump, MAILBOX_LIST_ITER_SELECT_SUBSCRIBED | MAILBOX_LIST_ITER_RETURN_NO_FLAGS, &names, NULL, NULL);
-    array_sort(&names, name_cmp);
+    dump->failed = !replay_list_subscribed(dump->request->user, dump->pool, &names, dump->result);
     array_foreach(&names, name) {
         if (dump->failed)
             return;
@@ -382,8 +327,8 @@ static void dump_account_wide(struct dump *dump)
 void replay_dump(const struct replay_dump_request *request, struct replay_result *result_r)
 {
     struct dump dump;
-    ARRAY_TYPE(listed) boxes;
-    const struct listed *box;
+    ARRAY_TYPE(replay_listed) boxes;
+    const struct replay_listed *box;
 
     i_zero(&dump);
     dump.request = request;
@@ -393,8 +338,7 @@ void replay_dump(const struct replay_dump_request *request, struct replay_result
     replay_set(result_r, REPLAY_APPLIED, "");
 
     p_array_init(&boxes, dump.pool, 32);
-    list(&dump, MAILBOX_LIST_ITER_NO_AUTO_BOXES, NULL, add_listed, &boxes);
-    array_sort(&boxes, listed_cmp);
+    dump.failed = !replay_list_mailboxes(request->user, dump.pool, &boxes, result_r);
     array_foreach(&boxes, box) {
         if (dump.failed)
             break;

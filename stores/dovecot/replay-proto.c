@@ -164,21 +164,22 @@ static void do_apply(struct replay_conn *conn, uint32_t request, const unsigned 
     pool_unref(&ap.pool);
 }
 
-struct dump_sender {
+struct ops_sender {
     struct replay_conn *conn;
+    uint16_t command;
     uint32_t request;
 };
 
-static bool dump_send(void *context, const buffer_t *ops)
+static bool ops_send(void *context, const buffer_t *ops)
 {
-    struct dump_sender *sender = context;
+    struct ops_sender *sender = context;
 
-    return replay_send(sender->conn, REPLAY_DUMP, sender->request, REPLAY_APPLIED, ops->data, ops->used);
+    return replay_send(sender->conn, sender->command, sender->request, REPLAY_APPLIED, ops->data, ops->used);
 }
 
 static void do_dump(struct replay_conn *conn, uint32_t request, const unsigned char *body, size_t size)
 {
-    struct dump_sender sender = { conn, request };
+    struct ops_sender sender = { conn, REPLAY_DUMP, request };
     struct replay_dump_request dump;
     struct replay_result result;
     int turn = -1;
@@ -194,7 +195,7 @@ static void do_dump(struct replay_conn *conn, uint32_t request, const unsigned c
         memcpy(dump.only, body + 4, GUID_128_SIZE);
         dump.spool = (dump.flags & REPLAY_DUMP_BODIES) != 0 ? conn->spool : NULL;
         replay_boxes_forget(dump.user);
-        dump.send = dump_send;
+        dump.send = ops_send;
         dump.context = &sender;
         replay_dump(&dump, &result);
         replay_turn_give(&turn);
@@ -203,6 +204,31 @@ static void do_dump(struct replay_conn *conn, uint32_t request, const unsigned c
             replay_user_close(dump.user);
     }
     (void)send_result(conn, REPLAY_DUMP, request, &result);
+}
+
+static void do_raise(struct replay_conn *conn, uint32_t request, const unsigned char *body, size_t size)
+{
+    struct ops_sender sender = { conn, REPLAY_RAISE, request };
+    struct replay_raise_request raise;
+    struct replay_result result;
+    int turn = -1;
+
+    i_zero(&raise);
+    if (size != 4 + 8) {
+        replay_set(&result, REPLAY_MALFORMED, "RAISE with a wrong length");
+    } else if ((raise.user = current_user(conn, &result)) != NULL && replay_turn_take(raise.user, &turn, &result)) {
+        raise.uid_gap = replay_get_u32(body);
+        raise.modseq_gap = replay_get_u64(body + 4);
+        raise.send = ops_send;
+        raise.context = &sender;
+        replay_boxes_forget(raise.user);
+        replay_raise(&raise, &result);
+        replay_turn_give(&turn);
+        /* As of a dump: what is kept of it may be why. */
+        if (result.status != REPLAY_APPLIED)
+            replay_user_close(raise.user);
+    }
+    (void)send_result(conn, REPLAY_RAISE, request, &result);
 }
 
 static void do_spool(struct replay_conn *conn, uint32_t request, const unsigned char *body, size_t size)
@@ -319,6 +345,9 @@ void replay_request(struct replay_conn *conn, const unsigned char *message, size
         break;
     case REPLAY_USERS:
         do_users(conn, request, size);
+        break;
+    case REPLAY_RAISE:
+        do_raise(conn, request, body, size);
         break;
     default:
         (void)send_result(conn, command, request, &result);

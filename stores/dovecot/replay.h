@@ -25,6 +25,8 @@
 #define REPLAY_RUN_OPS_MAX 1024u
 /* A dump's reply is sent when it has passed this many bytes. */
 #define REPLAY_DUMP_REPLY_BYTES (256u * 1024u)
+/* A reply of RAISE is sent after so many mailboxes, so that the agent sees that it goes on. */
+#define REPLAY_RAISE_REPLY_BOXES 64u
 #define REPLAY_TEXT_BYTES_MAX 1024u
 #define REPLAY_PATH_BYTES_MAX 4000u
 /* How long a request waits until an earlier one of the same account has ended, in milliseconds. Past it: status 7. */
@@ -55,6 +57,7 @@ enum replay_command {
     REPLAY_SPOOL = 5,
     REPLAY_CLOSE_USER = 6,
     REPLAY_USERS = 7,
+    REPLAY_RAISE = 8,
 };
 
 #define REPLAY_DUMP_MESSAGES 1u
@@ -277,10 +280,38 @@ bool replay_send(struct replay_conn *conn, uint16_t command, uint32_t request, e
 void replay_put_u16(buffer_t *out, uint16_t value);
 void replay_put_u32(buffer_t *out, uint32_t value);
 uint32_t replay_get_u32(const unsigned char *p);
+uint64_t replay_get_u64(const unsigned char *p);
 
 /* replay-proto.c: what a whole message asks for. */
 
 void replay_request(struct replay_conn *conn, const unsigned char *message, size_t size);
+
+/* replay-list.c: the names of an account, sorted; FALSE and a result when they cannot be listed. */
+
+struct replay_listed {
+    const char *name;
+    struct mail_namespace *ns;
+    bool directory;
+};
+ARRAY_DEFINE_TYPE(replay_listed, struct replay_listed);
+
+bool replay_list_mailboxes(struct replay_user *user, pool_t pool, ARRAY_TYPE(replay_listed) *boxes,
+                           struct replay_result *result_r);
+bool replay_list_subscribed(struct replay_user *user, pool_t pool, ARRAY_TYPE(const_string) *names,
+                            struct replay_result *result_r);
+
+/* replay-raise.c */
+
+struct replay_raise_request {
+    struct replay_user *user;
+    uint32_t uid_gap;
+    uint64_t modseq_gap;
+    bool (*send)(void *context, const buffer_t *ops);
+    void *context;
+};
+
+/* Tells the counters of every mailbox, then raises them; not the empty end. */
+void replay_raise(const struct replay_raise_request *request, struct replay_result *result_r);
 
 /* replay-dump.c, replay-body.c */
 

@@ -17,6 +17,7 @@ use crate::digest::{AccountState, first_difference};
 
 mod mailboxes;
 mod messages;
+mod takeover;
 mod whole;
 
 /// Runs every case; gives how many there were.
@@ -52,6 +53,8 @@ pub fn run(
         ("a second replay changes nothing", whole::second_replay),
         ("a dump applied elsewhere gives an equal account", whole::dump_applied),
         ("a large batch", whole::large_batch),
+        ("counters are told and raised by a gap", takeover::raised),
+        ("the counters of an account without mailboxes", takeover::nothing_to_raise),
     ];
     for (name, case) in cases {
         let mut bench = Bench { store: &mut *store, account: fresh(), other: fresh(), folder, spool, bodies: 0 };

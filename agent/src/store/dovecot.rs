@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use understudy_types::op::Op;
 
-use super::{ApplyItem, DumpOptions, Outcome, Status, Store, StoreError};
+use super::{ApplyItem, DumpOptions, MailboxMark, Outcome, RaiseGap, Status, Store, StoreError};
 use crate::limits::{
     STORE_ANSWER_MS_MAX, STORE_DUMP_MS_MAX, STORE_REQUEST_BYTES, STORE_REQUEST_OPS_MAX, STORE_TIMEOUT_MS,
 };
 
+mod takeover;
 mod wire;
 
 use wire::{Connection, Reply, command};
@@ -74,6 +75,18 @@ impl DovecotStore {
             if matches!(&result, Err(StoreError::Broken(_) | StoreError::Protocol(_) | StoreError::TimedOut { .. })) {
                 self.drop_connection();
             }
+        }
+        result
+    }
+
+    /// Runs `work` that is not to be repeated by itself. It is the first request of a connection that finds out whether
+    /// it is dead, so that one is sent before.
+    fn once<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.with(|store| store.connected()?.hello())?;
+        let result = work(self);
+        if matches!(&result, Err(error) if !matches!(error, StoreError::Failed { .. } | StoreError::UnknownAccount(_)))
+        {
+            self.drop_connection();
         }
         result
     }
@@ -144,12 +157,7 @@ impl DovecotStore {
 
     fn dump_all(&mut self, account: &str, options: DumpOptions, sink: &mut dyn FnMut(Op)) -> Result<(), StoreError> {
         let refuse = |detail: String| Err(StoreError::Failed { account: account.to_owned(), detail });
-        if let Some(refused) = self.select(account)? {
-            return match Status::from_number(refused.status) {
-                Status::UnknownUser => Err(StoreError::UnknownAccount(account.to_owned())),
-                _ => refuse(refused.text()),
-            };
-        }
+        self.select_or_fail(account)?;
         if options.bodies && !self.spool_told {
             let Some(spool) = self.config.spool.as_ref().and_then(|spool| spool.to_str()).map(str::to_owned) else {
                 return refuse("no spool folder is configured, or its path is not UTF-8".into());
@@ -198,15 +206,13 @@ impl Store for DovecotStore {
     }
 
     fn dump(&mut self, account: &str, options: DumpOptions, sink: &mut dyn FnMut(Op)) -> Result<(), StoreError> {
-        // A dump is not repeated by itself: the caller's sink may have seen a part. It is the first request of a
-        // connection that finds out whether it is dead, so that one is sent before.
-        self.version()?;
-        let result = self.dump_all(account, options, sink);
-        if matches!(&result, Err(error) if !matches!(error, StoreError::Failed { .. } | StoreError::UnknownAccount(_)))
-        {
-            self.drop_connection();
-        }
-        result
+        // The caller's sink may have seen a part.
+        self.once(|store| store.dump_all(account, options, sink))
+    }
+
+    fn raise(&mut self, account: &str, gap: RaiseGap) -> Result<Vec<MailboxMark>, StoreError> {
+        // Some may be raised already, and their marks lost.
+        self.once(|store| store.raise_all(account, gap))
     }
 
     fn accounts(&mut self, sink: &mut dyn FnMut(String)) -> Result<(), StoreError> {

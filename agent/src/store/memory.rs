@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use understudy_types::id::{BlobId, MailboxGuid};
 use understudy_types::op::Op;
 
-use super::{ApplyItem, DumpOptions, Outcome, Status, Store, StoreError};
+use super::{ApplyItem, DumpOptions, MailboxMark, Outcome, RaiseGap, Status, Store, StoreError};
 
 mod account;
 mod message;
@@ -100,6 +100,12 @@ impl Store for MemoryStore {
         let names: Vec<String> = self.lock().keys().cloned().collect();
         names.into_iter().for_each(sink);
         Ok(())
+    }
+
+    fn raise(&mut self, account: &str, gap: RaiseGap) -> Result<Vec<MailboxMark>, StoreError> {
+        let mut accounts = self.lock();
+        let known = accounts.get_mut(account).ok_or_else(|| StoreError::UnknownAccount(account.to_owned()))?;
+        known.raise(gap).map_err(|detail| StoreError::Failed { account: account.to_owned(), detail })
     }
 
     fn version(&mut self) -> Result<String, StoreError> {

@@ -8,6 +8,9 @@
 pub mod conformance;
 pub mod dovecot;
 pub mod memory;
+mod takeover;
+
+pub use takeover::{MailboxMark, RaiseGap};
 
 use std::path::PathBuf;
 
@@ -115,6 +118,14 @@ pub trait Store: Send {
     /// # Errors
     /// When the store cannot be asked or cannot list them; `sink` may have seen a part.
     fn accounts(&mut self, sink: &mut dyn FnMut(String)) -> Result<(), StoreError>;
+
+    /// Where every mailbox of the account stands, by name; then their next UIDs and highest modification sequences are
+    /// raised by `gap`, so that what another node may have given and never shipped is not given again. Raised once
+    /// more, they only go higher; so a caller that needs the marks reads them with no gap, keeps them, and raises then.
+    ///
+    /// # Errors
+    /// When nothing is known, or some are raised and others not.
+    fn raise(&mut self, account: &str, gap: RaiseGap) -> Result<Vec<MailboxMark>, StoreError>;
 
     /// The store's name and version, for people.
     ///

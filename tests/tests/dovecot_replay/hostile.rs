@@ -168,6 +168,7 @@ fn damaged_requests_are_refused() {
     assert_eq!(ask(&mut stream, 1, &9u32.to_le_bytes()).expect("an answer").0, 9);
     assert_eq!(ask(&mut stream, 1, &1u32.to_le_bytes()).expect("an answer").0, 0);
     assert_eq!(ask(&mut stream, 3, &apply_body(b"")).expect("an answer").0, 9, "before USER");
+    assert_eq!(ask(&mut stream, 8, &[0; 12]).expect("an answer").0, 9, "before USER");
     for name in [&b""[..], b"\xff", b"a\0b", b"a\nb", &[b'x'; 513]] {
         assert_eq!(ask(&mut stream, 2, name).expect("an answer").0, 9);
     }
@@ -178,6 +179,9 @@ fn damaged_requests_are_refused() {
     }
     for body in [&[][..], &[0; 19], &[0; 21], &[4; 20], &[2; 20]] {
         assert_eq!(ask(&mut stream, 4, body).expect("an answer").0, 9, "{body:?}");
+    }
+    for body in [&[][..], &[0; 4], &[0; 11], &[1; 13]] {
+        assert_eq!(ask(&mut stream, 8, body).expect("an answer").0, 9, "{body:?}");
     }
     assert_eq!(ask(&mut stream, 5, b"relative").expect("an answer").0, 9);
     assert_eq!(ask(&mut stream, 6, b"x").expect("an answer").0, 9);
@@ -205,7 +209,7 @@ fn damaged_requests_are_refused() {
         let mut noise = vec![0; random.random_range(1..2000)];
         random.fill_bytes(&mut noise);
         if round % 4 == 1 {
-            noise = message(random.random_range(0..9), 3, &noise);
+            noise = message(random.random_range(0..12), 3, &noise);
         }
         let _ = stream.write_all(&noise);
         let _ = stream.shutdown(std::net::Shutdown::Write);

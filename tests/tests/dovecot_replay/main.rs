@@ -7,6 +7,7 @@ mod hostile;
 mod identity;
 mod outside;
 mod suite;
+mod takeover;
 mod users;
 
 use std::path::PathBuf;

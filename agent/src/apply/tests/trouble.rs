@@ -6,7 +6,7 @@ use super::replay::morning;
 use super::snapshots::old_account;
 use super::*;
 use crate::apply::park::Reason;
-use crate::store::{Outcome, StoreError};
+use crate::store::{MailboxMark, Outcome, RaiseGap, StoreError};
 
 /// A store that fails in every way it can, and then works.
 struct Failing {
@@ -44,6 +44,10 @@ impl Store for Failing {
 
     fn accounts(&mut self, sink: &mut dyn FnMut(String)) -> Result<(), StoreError> {
         self.inner.accounts(sink)
+    }
+
+    fn raise(&mut self, account: &str, gap: RaiseGap) -> Result<Vec<MailboxMark>, StoreError> {
+        self.inner.raise(account, gap)
     }
 
     fn version(&mut self) -> Result<String, StoreError> {
@@ -143,6 +147,10 @@ impl Store for Stuck {
 
     fn accounts(&mut self, sink: &mut dyn FnMut(String)) -> Result<(), StoreError> {
         self.inner.accounts(sink)
+    }
+
+    fn raise(&mut self, account: &str, gap: RaiseGap) -> Result<Vec<MailboxMark>, StoreError> {
+        self.inner.raise(account, gap)
     }
 
     fn version(&mut self) -> Result<String, StoreError> {

@@ -21,6 +21,7 @@ pub(super) mod command {
     pub(in super::super) const DUMP: u16 = 4;
     pub(in super::super) const SPOOL: u16 = 5;
     pub(in super::super) const USERS: u16 = 7;
+    pub(in super::super) const RAISE: u16 = 8;
 }
 
 const PROTOCOL_VERSION: u32 = 1;

@@ -10,7 +10,7 @@ use understudy_types::op::{Mailbox, Message, Op};
 use super::message::Stored;
 use super::{done, failed};
 use crate::digest::state::AttributeKey;
-use crate::store::{ApplyItem, Outcome, Status};
+use crate::store::{ApplyItem, MailboxMark, Outcome, RaiseGap, Status};
 
 /// Separator of the names' levels.
 const SEPARATOR: char = '/';
@@ -185,6 +185,26 @@ impl Account {
             }
             None => done(attributes.remove(&key).is_some()),
         }
+    }
+
+    /// Where the mailboxes stand; then all are raised, or none.
+    pub(super) fn raise(&mut self, gap: RaiseGap) -> Result<Vec<MailboxMark>, String> {
+        let near_end = |folder: &Folder| {
+            folder.next_uid.checked_add(gap.uid).is_none() || folder.highest_modseq.checked_add(gap.modseq).is_none()
+        };
+        if let Some(folder) = self.mailboxes.values().find(|folder| near_end(folder)) {
+            return Err(format!("counters of mailbox `{}` are too near their end", folder.name));
+        }
+        let mut marks: Vec<MailboxMark> = Vec::new();
+        for (guid, folder) in &mut self.mailboxes {
+            let (next_uid, highest_modseq) = (folder.next_uid, folder.highest_modseq);
+            let (name, uid_validity) = (folder.name.clone(), folder.uid_validity);
+            marks.push(MailboxMark { guid: *guid, name, uid_validity, next_uid, highest_modseq });
+            folder.next_uid += gap.uid;
+            folder.highest_modseq += gap.modseq;
+        }
+        marks.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(marks)
     }
 
     /// The account as operations, in the order of `docs/formats.md`.
