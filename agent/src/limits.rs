@@ -155,7 +155,8 @@ pub const STORE_EXPORT_MS_MAX: u64 = 200_000;
 /// other: a killed process may leave a lock behind that the store respects for two minutes. What the service still
 /// does of the request comes before the next one of the account.
 pub const STORE_ANSWER_MS_MAX: u64 = 5_000;
-/// Operations in one request to the store; the service refuses more than 65,536. Past it they go in several.
+/// Operations or accounts in one request to the store; the service refuses more than 65,536. Past it they go in
+/// several.
 pub const STORE_REQUEST_OPS_MAX: usize = 8_192;
 /// Bytes of operations in one request to the store; the service refuses more than 64 MiB. Past it they go in several.
 pub const STORE_REQUEST_BYTES: usize = 16 << 20;

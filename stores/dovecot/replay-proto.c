@@ -16,7 +16,7 @@ static bool send_result(struct replay_conn *conn, uint16_t command, uint32_t req
     return replay_send(conn, command, request, result->status, result->text, size);
 }
 
-static bool body_text(const unsigned char *body, size_t size, size_t max, const char **text_r)
+bool replay_text(const unsigned char *body, size_t size, size_t max, const char **text_r)
 {
     size_t i;
 
@@ -77,7 +77,7 @@ static void do_user(struct replay_conn *conn, uint32_t request, const unsigned c
     const char *name;
 
     i_free(conn->account);
-    if (!body_text(body, size, OP_ACCOUNT_BYTES_MAX, &name))
+    if (!replay_text(body, size, OP_ACCOUNT_BYTES_MAX, &name))
         replay_set(&result, REPLAY_MALFORMED, "USER without an account name");
     else if (user_of(conn, name, &result) != NULL)
         conn->account = i_strdup(name);
@@ -236,7 +236,7 @@ static void do_spool(struct replay_conn *conn, uint32_t request, const unsigned 
     struct replay_result result = { REPLAY_MALFORMED, "SPOOL without an absolute directory" };
     const char *path;
 
-    if (body_text(body, size, REPLAY_PATH_BYTES_MAX, &path) && *path == '/') {
+    if (replay_text(body, size, REPLAY_PATH_BYTES_MAX, &path) && *path == '/') {
         i_free(conn->spool);
         conn->spool = i_strdup(path);
         replay_set(&result, REPLAY_APPLIED, "");
@@ -305,6 +305,23 @@ static void do_users(struct replay_conn *conn, uint32_t request, size_t size)
     (void)send_result(conn, REPLAY_USERS, request, &result);
 }
 
+static void do_kick(struct replay_conn *conn, uint32_t request, const unsigned char *body, size_t size)
+{
+    struct replay_result result;
+    uint64_t sessions;
+    buffer_t *out;
+
+    replay_kick(body, size, &sessions, &result);
+    if (result.status != REPLAY_APPLIED) {
+        (void)send_result(conn, REPLAY_KICK, request, &result);
+        return;
+    }
+    out = t_buffer_create(8);
+    replay_put_u32(out, (uint32_t)sessions);
+    replay_put_u32(out, (uint32_t)(sessions >> 32));
+    (void)replay_send(conn, REPLAY_KICK, request, REPLAY_APPLIED, out->data, out->used);
+}
+
 void replay_request(struct replay_conn *conn, const unsigned char *message, size_t size)
 {
     const unsigned char *body = message + REPLAY_HEAD_BYTES;
@@ -348,6 +365,9 @@ void replay_request(struct replay_conn *conn, const unsigned char *message, size
         break;
     case REPLAY_RAISE:
         do_raise(conn, request, body, size);
+        break;
+    case REPLAY_KICK:
+        do_kick(conn, request, body, size);
         break;
     default:
         (void)send_result(conn, command, request, &result);

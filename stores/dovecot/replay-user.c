@@ -9,6 +9,8 @@
 #include "ioloop.h"
 #include "mail-namespace.h"
 #include "mail-storage-settings.h"
+#include "master-service.h"
+#include "master-service-settings.h"
 
 #include <grp.h>
 #include <unistd.h>
@@ -185,6 +187,12 @@ int replay_users_each(bool (*each)(void *context, const char *name), void *conte
         ok = ok && each(context, name);
     } T_END;
     return ret < 0 || !ok ? -1 : 0;
+}
+
+const char *replay_base_dir(void)
+{
+    mail_storage_service_init_settings(storage_service, NULL);
+    return master_service_settings_get(master_service)->base_dir;
 }
 
 void replay_users_deinit(void)

@@ -27,6 +27,8 @@
 #define REPLAY_DUMP_REPLY_BYTES (256u * 1024u)
 /* A reply of RAISE is sent after so many mailboxes, so that the agent sees that it goes on. */
 #define REPLAY_RAISE_REPLY_BOXES 64u
+/* Accounts of one KICK. Past it the request is refused. */
+#define REPLAY_KICK_ACCOUNTS_MAX 65536u
 #define REPLAY_TEXT_BYTES_MAX 1024u
 #define REPLAY_PATH_BYTES_MAX 4000u
 /* How long a request waits until an earlier one of the same account has ended, in milliseconds. Past it: status 7. */
@@ -58,6 +60,7 @@ enum replay_command {
     REPLAY_CLOSE_USER = 6,
     REPLAY_USERS = 7,
     REPLAY_RAISE = 8,
+    REPLAY_KICK = 9,
 };
 
 #define REPLAY_DUMP_MESSAGES 1u
@@ -131,6 +134,8 @@ void replay_user_close(struct replay_user *user);
 int replay_users_each(bool (*each)(void *context, const char *name), void *context);
 /* Gives up every user's rights until the next activation. */
 void replay_user_deactivate(void);
+/* The folder of this Dovecot's sockets. */
+const char *replay_base_dir(void);
 
 /* replay-place.c: mailbox identities of a user. */
 
@@ -285,6 +290,8 @@ uint64_t replay_get_u64(const unsigned char *p);
 /* replay-proto.c: what a whole message asks for. */
 
 void replay_request(struct replay_conn *conn, const unsigned char *message, size_t size);
+/* A name of at most `max` bytes: UTF-8, neither empty nor with control characters. */
+bool replay_text(const unsigned char *body, size_t size, size_t max, const char **text_r);
 
 /* replay-list.c: the names of an account, sorted; FALSE and a result when they cannot be listed. */
 
@@ -312,6 +319,10 @@ struct replay_raise_request {
 
 /* Tells the counters of every mailbox, then raises them; not the empty end. */
 void replay_raise(const struct replay_raise_request *request, struct replay_result *result_r);
+
+/* replay-kick.c: with the body of the request. */
+
+void replay_kick(const unsigned char *body, size_t size, uint64_t *sessions_r, struct replay_result *result_r);
 
 /* replay-dump.c, replay-body.c */
 

@@ -21,8 +21,10 @@ use crate::lmtp::Lmtp;
 pub const MAIL_UID: u32 = 5000;
 /// Every wait of a client ends after this.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
-const IMAP_PORT: u16 = 10143;
-const LMTP_PORT: u16 = 10024;
+/// Port of IMAP.
+pub const IMAP_PORT: u16 = 10143;
+/// Port of LMTP.
+pub const LMTP_PORT: u16 = 10024;
 
 /// The three storage formats.
 pub const FORMATS: [&str; 3] = ["maildir", "sdbox", "mdbox"];
@@ -170,6 +172,12 @@ impl Dovecot {
             std::thread::sleep(Duration::from_millis(10));
         }
         bail!("Dovecot does not come up: {}{}", self.log(), self.out())
+    }
+
+    /// Address that it listens on.
+    #[must_use]
+    pub fn ip(&self) -> &str {
+        &self.ip
     }
 
     /// Folder of this instance: `ring`, `spool`, `mail/<user>`.

@@ -54,6 +54,7 @@ pub fn run(
         ("a dump applied elsewhere gives an equal account", whole::dump_applied),
         ("a large batch", whole::large_batch),
         ("counters are told and raised by a gap", takeover::raised),
+        ("accounts without sessions are kicked", takeover::kicked),
         ("the counters of an account without mailboxes", takeover::nothing_to_raise),
     ];
     for (name, case) in cases {

@@ -141,13 +141,7 @@ impl DovecotStore {
             if let Some(refused) = store.select(account)? {
                 return Ok(first_of(items.len(), &refused));
             }
-            let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
-            let mut body = count.to_le_bytes().to_vec();
-            for item in items {
-                body.extend_from_slice(&u32::try_from(item.len()).unwrap_or(u32::MAX).to_le_bytes());
-                body.extend_from_slice(item);
-            }
-            let reply = store.request(command::APPLY, &body)?;
+            let reply = store.request(command::APPLY, &wire::list(items.iter().map(Vec::as_slice)))?;
             if reply.status != 0 {
                 return Ok(first_of(items.len(), &reply));
             }
@@ -232,6 +226,19 @@ impl Store for DovecotStore {
                 first = store.more(command::USERS)?;
             }
         })
+    }
+
+    fn kick(&mut self, accounts: &[String]) -> Result<u64, StoreError> {
+        let mut sessions = 0;
+        let mut rest = accounts;
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(STORE_REQUEST_OPS_MAX));
+            sessions += self.kick_some(now)?;
+            if later.is_empty() {
+                return Ok(sessions);
+            }
+            rest = later;
+        }
     }
 
     fn version(&mut self) -> Result<String, StoreError> {

@@ -39,6 +39,19 @@ impl MemoryStore {
         self.lock().entry(name.to_owned()).or_default();
     }
 
+    /// A user of this account logs in, for tests.
+    pub fn log_in(&self, account: &str) {
+        if let Some(account) = self.lock().get_mut(account) {
+            account.sessions += 1;
+        }
+    }
+
+    /// Sessions of this account, for tests.
+    #[must_use]
+    pub fn sessions(&self, account: &str) -> u64 {
+        self.lock().get(account).map_or(0, |account| account.sessions)
+    }
+
     /// Body of a message, for tests.
     #[must_use]
     pub fn body(&self, account: &str, mailbox: MailboxGuid, uid: u32) -> Option<Vec<u8>> {
@@ -108,6 +121,12 @@ impl Store for MemoryStore {
         known.raise(gap).map_err(|detail| StoreError::Failed { account: account.to_owned(), detail })
     }
 
+    fn kick(&mut self, accounts: &[String]) -> Result<u64, StoreError> {
+        let mut known = self.lock();
+        let chosen = known.iter_mut().filter(|(name, _)| accounts.is_empty() || accounts.contains(name));
+        Ok(chosen.map(|(_, account)| std::mem::take(&mut account.sessions)).sum())
+    }
+
     fn version(&mut self) -> Result<String, StoreError> {
         Ok("memory".to_owned())
     }
@@ -156,5 +175,18 @@ mod tests {
         };
         let ran = super::super::conformance::run(&mut store, &mut fresh, folder.path(), &spool);
         assert!(ran.unwrap() >= 10);
+    }
+
+    #[test]
+    fn sessions_of_the_named_accounts_end() {
+        let mut store = MemoryStore::default();
+        for name in ["a", "b", "c"] {
+            store.add_account(name);
+            store.log_in(name);
+        }
+        store.log_in("a");
+        assert_eq!(store.kick(&["a".into(), "nobody".into()]).unwrap(), 2);
+        assert_eq!(["a", "b", "c"].map(|name| store.sessions(name)), [0, 1, 1]);
+        assert_eq!(store.kick(&[]).unwrap(), 2);
     }
 }

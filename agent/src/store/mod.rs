@@ -127,6 +127,14 @@ pub trait Store: Send {
     /// When nothing is known, or some are raised and others not.
     fn raise(&mut self, account: &str, gap: RaiseGap) -> Result<Vec<MailboxMark>, StoreError>;
 
+    /// Ends the users' sessions of these accounts, of every account when none is named, so that their clients connect
+    /// again; gives how many. Deliveries go on. A session that is in the middle of a command ends after it, and is not
+    /// waited for; one that begins meanwhile may be missed, so whoever leads clients elsewhere does that first.
+    ///
+    /// # Errors
+    /// When the store cannot be asked, or may not end sessions; some may have been ended.
+    fn kick(&mut self, accounts: &[String]) -> Result<u64, StoreError>;
+
     /// The store's name and version, for people.
     ///
     /// # Errors

@@ -183,6 +183,9 @@ fn damaged_requests_are_refused() {
     for body in [&[][..], &[0; 4], &[0; 11], &[1; 13]] {
         assert_eq!(ask(&mut stream, 8, body).expect("an answer").0, 9, "{body:?}");
     }
+    for body in [&[][..], &[1, 0, 0], &[1, 0, 0, 0], &[255; 4], &[1, 0, 0, 0, 0, 0, 0, 0], &[0, 0, 0, 0, 1]] {
+        assert_eq!(ask(&mut stream, 9, body).expect("an answer").0, 9, "{body:?}");
+    }
     assert_eq!(ask(&mut stream, 5, b"relative").expect("an answer").0, 9);
     assert_eq!(ask(&mut stream, 6, b"x").expect("an answer").0, 9);
     assert_eq!(ask(&mut stream, 99, b"").expect("an answer").0, 9);

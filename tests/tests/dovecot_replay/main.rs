@@ -5,6 +5,7 @@
 
 mod hostile;
 mod identity;
+mod kick;
 mod outside;
 mod suite;
 mod takeover;
@@ -26,6 +27,11 @@ pub(crate) fn skipped(name: &str) -> bool {
 
 /// A Dovecot with these users and the replay service.
 pub(crate) fn start(users: &[&str]) -> Dovecot {
+    start_with(users, "")
+}
+
+/// The same with more text for the configuration.
+pub(crate) fn start_with(users: &[&str], more: &str) -> Dovecot {
     let built = dovecot::built("replay").expect("the replay service builds");
     let config = format!(
         r"protocol understudy-replay {{
@@ -40,6 +46,7 @@ service understudy-replay {{
     mode = 0600
   }}
 }}
+{more}
 ",
         built.display()
     );

@@ -50,6 +50,10 @@ impl Store for Failing {
         self.inner.raise(account, gap)
     }
 
+    fn kick(&mut self, accounts: &[String]) -> Result<u64, StoreError> {
+        self.inner.kick(accounts)
+    }
+
     fn version(&mut self) -> Result<String, StoreError> {
         self.inner.version()
     }
@@ -151,6 +155,10 @@ impl Store for Stuck {
 
     fn raise(&mut self, account: &str, gap: RaiseGap) -> Result<Vec<MailboxMark>, StoreError> {
         self.inner.raise(account, gap)
+    }
+
+    fn kick(&mut self, accounts: &[String]) -> Result<u64, StoreError> {
+        self.inner.kick(accounts)
     }
 
     fn version(&mut self) -> Result<String, StoreError> {

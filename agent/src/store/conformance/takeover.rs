@@ -1,6 +1,6 @@
-//! Cases about failover: counters that jump over what another node may have given.
-
-use understudy_types::op::{Mailbox, Op};
+//! Cases about failover: counters that jump over what another node may have given, sessions that end.
+//!
+//! Owns: what can be seen without a client; how a session ends is not a case here.
 
 use super::{Bench, check, created, equal, guid, message_guid, names, subscribed, uids};
 use crate::store::{MailboxMark, RaiseGap, Status};
@@ -62,4 +62,16 @@ pub(super) fn raised(bench: &mut Bench<'_>) -> Result<(), String> {
 pub(super) fn nothing_to_raise(bench: &mut Bench<'_>) -> Result<(), String> {
     equal("marks", raise(bench, GAP)?, vec![])?;
     check(bench.state()?.mailboxes.is_empty(), "raising the counters made a mailbox")
+}
+
+pub(super) fn kicked(bench: &mut Bench<'_>) -> Result<(), String> {
+    bench.apply_ops(&[created(1, "INBOX")])?;
+    let mut many: Vec<String> = (0..20_000).map(|n| format!("nobody-{n}")).collect();
+    many.push(bench.account.clone());
+    many.push(bench.other.clone());
+    for accounts in [&many[..], &many[..1], &[]] {
+        equal("sessions", bench.store.kick(accounts).map_err(|error| error.to_string())?, 0)?;
+    }
+    // The store itself has gone on.
+    bench.apply_ops(&[subscribed("INBOX")])
 }

@@ -1,7 +1,8 @@
-//! What failover asks of Dovecot: counters told and raised.
+//! What failover asks of Dovecot: counters told and raised, sessions ended.
 //!
-//! Owns: the requests that are not repeated by themselves: asked a second time, they would tell another state than the
-//! one that was. What can hurt: an answer that is lost on its way; the caller reads first and keeps what it read.
+//! Owns: these requests and their answers. What can hurt: raising is not repeated by itself, because a second time it
+//! would tell another state than the one that was; so an answer may be lost on its way, and the caller reads first and
+//! keeps what it read. Refuses: more mailboxes of an account than the limit.
 
 use understudy_types::op::Op;
 
@@ -38,6 +39,19 @@ impl DovecotStore {
             0 => Ok(marks),
             _ => Err(StoreError::Failed { account: account.to_owned(), detail: reply.text() }),
         }
+    }
+
+    /// Of one request: nobody named is everybody.
+    pub(super) fn kick_some(&mut self, accounts: &[String]) -> Result<u64, StoreError> {
+        self.with(|store| {
+            let names = accounts.iter().map(|name| name.as_bytes());
+            let reply = store.request(command::KICK, &wire::list(names))?;
+            match (reply.status, <[u8; 8]>::try_from(reply.body.as_slice())) {
+                (0, Ok(sessions)) => Ok(u64::from_le_bytes(sessions)),
+                (0, Err(_)) => Err(StoreError::Protocol("the count of sessions is not a number".into())),
+                _ => Err(StoreError::Failed { account: String::new(), detail: reply.text() }),
+            }
+        })
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) mod command {
     pub(in super::super) const SPOOL: u16 = 5;
     pub(in super::super) const USERS: u16 = 7;
     pub(in super::super) const RAISE: u16 = 8;
+    pub(in super::super) const KICK: u16 = 9;
 }
 
 const PROTOCOL_VERSION: u32 = 1;
@@ -139,6 +140,16 @@ fn take_u32(bytes: &[u8]) -> Result<(usize, &[u8]), StoreError> {
         Some((number, rest)) => Ok((u32::from_le_bytes(*number) as usize, rest)),
         None => Err(StoreError::Protocol("reply is cut short".into())),
     }
+}
+
+/// A count, and so many (length, bytes).
+pub(super) fn list<'a>(parts: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut body = u32::try_from(parts.len()).unwrap_or(u32::MAX).to_le_bytes().to_vec();
+    for part in parts {
+        body.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes());
+        body.extend_from_slice(part);
+    }
+    body
 }
 
 /// Walks a run of (length, bytes). Ends after the first error.

@@ -33,6 +33,8 @@ pub(super) struct Account {
     directories: BTreeSet<String>,
     subscriptions: BTreeSet<String>,
     attributes: BTreeMap<AttributeKey, Vec<u8>>,
+    /// Users that are logged in.
+    pub(super) sessions: u64,
 }
 
 impl Account {
