@@ -29,6 +29,8 @@ pub mod probe;
 pub mod pressure;
 pub mod signal;
 pub mod beat;
+pub mod evidence;
+pub mod suspect;
 
 pub mod coordinator;
 pub mod failover;

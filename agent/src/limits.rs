@@ -269,3 +269,54 @@ pub const AGENT_CHECK_MS_MAX: u64 = 500;
 /// Received positions whose time a replica remembers for each group. Past it new ones are not noted, and the lag is
 /// given too high.
 pub const LAG_SAMPLES_MAX: usize = 600;
+
+/// Longest time between two rounds of the disk canary, in milliseconds; a fifth of `failover.store_stall_ms` if that is
+/// less. A round that hangs is not followed by another.
+pub const EVIDENCE_DISK_MS: u64 = 200;
+/// As [`EVIDENCE_DISK_MS`], for the store canary.
+pub const EVIDENCE_STORE_MS: u64 = 250;
+/// Shortest time between two rounds of a canary, in milliseconds, however short the bound is.
+pub const EVIDENCE_ROUND_MS_MIN: u64 = 20;
+/// How often the evidence is told, and the store's first process looked at, in milliseconds.
+pub const EVIDENCE_TELL_MS: u64 = 100;
+/// Bytes that the disk canary writes in each round: the least that a file system writes.
+pub const EVIDENCE_DISK_BYTES: usize = 4096;
+/// Bytes for which the disk canary must find room. Less room than that counts as a full file system.
+pub const EVIDENCE_SPACE_BYTES: u64 = 64 << 10;
+/// Every so many rounds the disk canary looks for room.
+pub const EVIDENCE_SPACE_ROUNDS: u64 = 5;
+/// Good rounds of the disk canary after one that failed, before it counts as good.
+pub const EVIDENCE_DISK_ROUNDS_MIN: u32 = 5;
+/// Readings that wait to be judged. Past it new ones are dropped; the next of the same sign says it again.
+pub const EVIDENCE_READINGS_MAX: usize = 64;
+/// Age of a sign at which the evidence names it as late, in nanoseconds. It changes no decision.
+pub const EVIDENCE_LATE_NS: u64 = 700_000_000;
+/// Age of the kernel probe's last look at which it counts as unseen, in nanoseconds: it looks every 250 ms.
+pub const EVIDENCE_LOOK_NS_MAX: u64 = 1_000_000_000;
+/// Age of a call in flight, when the kernel probe looks, from which it counts as not returned, in nanoseconds.
+pub const EVIDENCE_CALL_NS_MIN: u64 = 200_000_000;
+
+/// Intervals between beats of one peer that are remembered. The oldest is forgotten past it.
+pub const SUSPICION_INTERVALS_MAX: usize = 64;
+/// Highest level of suspicion, in thousandths: no more is told.
+pub const SUSPICION_PHI_MILLI_MAX: u32 = 100_000;
+/// Time without a look at the peers, in nanoseconds, after which this process was itself away: suspicion begins anew.
+pub const SUSPICION_AWAY_NS: u64 = 1_000_000_000;
+/// Points of the local health: past it, it does not get worse.
+pub const HEALTH_POINTS_MAX: u32 = 8;
+/// Points from which a node's word on others does not count.
+pub const HEALTH_POINTS_LATE: u32 = 2;
+/// How late a beat or a turn of the event loop may be, in nanoseconds, before it costs a point.
+pub const HEALTH_LATE_NS: u64 = 200_000_000;
+/// As [`HEALTH_LATE_NS`], for as many points as make the node late at once.
+pub const HEALTH_AWAY_NS: u64 = 1_000_000_000;
+/// Share of a second in which some task waited for a processor, in permille, from which what is late costs one point
+/// more.
+pub const HEALTH_CPU_PERMILLE: u16 = 900;
+/// Time without anything late that takes one point back, in nanoseconds.
+pub const HEALTH_MEND_NS: u64 = 1_000_000_000;
+
+const _: () = assert!(
+    EVIDENCE_DISK_ROUNDS_MIN as u64 >= EVIDENCE_SPACE_ROUNDS,
+    "a file system that was full must be looked at for room before it counts as good"
+);

@@ -20,15 +20,18 @@ mod worker;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::queue::ArrayQueue;
 
 pub use self::hooks::Capability;
 pub use self::sample::{InFlight, KernelEvent, ProbeSample, RowSample, Source};
 
 use self::hooks::blind_spots;
 use self::kernel::KernelProbe;
+use crate::clock::MonoNs;
 use crate::limits::{PROBE_EVENTS_MAX, PROBE_SAMPLES_MAX};
 
 /// The kernel programs this agent was built with; empty when it was built without.
@@ -60,6 +63,37 @@ pub enum ProbeError {
     Thread(#[from] std::io::Error),
 }
 
+/// What one look for stalls found, four times a second.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// When it was looked.
+    pub at: MonoNs,
+    /// The oldest call in flight that does work. Waits for a lock do not count here: whoever holds it may have much to
+    /// do, or may be a client's slow session.
+    pub oldest: Option<InFlight>,
+}
+
+/// Where the newest look lies for its one reader; the newer replaces the older. Empty without kernel programs.
+#[derive(Clone, Debug)]
+pub struct Looks(Arc<ArrayQueue<Look>>);
+
+impl Looks {
+    /// An empty place.
+    fn new() -> Self {
+        Self(Arc::new(ArrayQueue::new(1)))
+    }
+
+    fn put(&self, look: Look) {
+        let _ = self.0.force_push(look);
+    }
+
+    /// The newest look, once.
+    #[must_use]
+    pub fn take(&self) -> Option<Look> {
+        self.0.pop()
+    }
+}
+
 /// What the thread is told.
 enum Order {
     Store(Option<u32>),
@@ -78,6 +112,8 @@ pub struct Probe {
     pub capabilities: Vec<Capability>,
     /// Where the figures come from.
     pub source: Source,
+    /// The newest look for stalls.
+    pub looks: Looks,
     orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -108,11 +144,12 @@ impl Probe {
         let (sample_sender, samples) = bounded(PROBE_SAMPLES_MAX);
         let (event_sender, events) = bounded(PROBE_EVENTS_MAX);
         let (orders, order_receiver) = bounded(16);
-        let mut worker = worker::Worker::new(kernel, blind, sample_sender, event_sender);
+        let looks = Looks::new();
+        let mut worker = worker::Worker::new(kernel, blind, sample_sender, event_sender, looks.clone());
         worker.set_paths(&config.store_paths);
         worker.set_store(config.store_pid);
         let thread = std::thread::Builder::new().name("probe".to_owned()).spawn(move || worker.run(&order_receiver))?;
-        Ok(Self { samples, events, capabilities, source, orders: Some(orders), thread: Some(thread) })
+        Ok(Self { samples, events, capabilities, source, looks, orders: Some(orders), thread: Some(thread) })
     }
 
     /// The store was started again (or is gone): follow this process tree from now on.

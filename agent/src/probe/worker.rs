@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use understudy_types::probe::Row;
 
 use super::kernel::KernelProbe;
 use super::proc_fallback::BlockedWatch;
 use super::sample::{Cost, EventCounts, InFlight, KernelEvent, LostCounts, ProbeSample, Source, translate};
 use super::stall::{descriptor_waits_for_peer, oldest};
 use super::tree::{self, TreeReader};
-use super::{Order, devices_of};
+use super::{Look, Looks, Order, devices_of};
 use crate::clock::{self, MonoNs};
 
 /// Looks for stalls.
@@ -35,6 +36,7 @@ pub(super) struct Worker {
     blind_devices: Vec<String>,
     samples: Sender<ProbeSample>,
     events: Sender<KernelEvent>,
+    looks: Looks,
     store_pid: u32,
     reader: TreeReader,
     blocked: BlockedWatch,
@@ -55,6 +57,7 @@ impl Worker {
         blind: Vec<String>,
         samples: Sender<ProbeSample>,
         events: Sender<KernelEvent>,
+        looks: Looks,
     ) -> Self {
         Self {
             kernel,
@@ -62,6 +65,7 @@ impl Worker {
             blind_devices: Vec::new(),
             samples,
             events,
+            looks,
             store_pid: 0,
             reader: TreeReader::default(),
             blocked: BlockedWatch::default(),
@@ -173,8 +177,15 @@ impl Worker {
             self.longest_blocked_ns = self.longest_blocked_ns.max(self.blocked.look(&pids, now.0));
             return;
         };
-        let (in_flight, found) = oldest(&kernel.tasks(), now.0, descriptor_waits_for_peer);
+        let mut tasks = kernel.tasks();
+        let (in_flight, found) = oldest(&tasks, now.0, descriptor_waits_for_peer);
         self.in_flight = in_flight;
+        let mut work = found.clone();
+        if work.as_ref().is_some_and(|call| call.class == Row::Lock.name()) {
+            tasks.retain(|(_, task)| task.class != Row::Lock as u32);
+            work = oldest(&tasks, now.0, descriptor_waits_for_peer).1;
+        }
+        self.looks.put(Look { at: now, oldest: work });
         if found.as_ref().map_or(0, |call| call.age_ns) > self.oldest.as_ref().map_or(0, |call| call.age_ns) {
             self.oldest = found;
         }

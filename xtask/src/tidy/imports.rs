@@ -40,6 +40,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("pressure", &[]),
     ("signal", &["probe", "pressure"]),
     ("beat", &["signal", "probe", "pressure", "transport"]),
+    ("evidence", &["probe", "pressure", "signal", "store"]),
+    ("suspect", &["beat"]),
     // Failover: what is agreed on, and who decides.
     ("coordinator", &[]),
     ("failover", &["coordinator", "signal", "beat"]),
