@@ -245,3 +245,65 @@ pub const AGENT_CHECK_MS_MAX: u64 = 500;
 /// Received positions whose time a replica remembers for each group. Past it new ones are not noted, and the lag is
 /// given too high.
 pub const LAG_SAMPLES_MAX: usize = 600;
+
+/// Bytes of a key of the coordinator, without the cluster's prefix. A longer one is refused before it is sent.
+pub const COORDINATOR_KEY_BYTES_MAX: usize = 256;
+/// Bytes of a value of the coordinator. A longer one is refused before it is sent.
+pub const COORDINATOR_VALUE_BYTES_MAX: usize = 64 << 10;
+/// Conditions, and writes, of one transaction. Past it, it is refused before it is sent; etcd refuses 129 by default.
+pub const COORDINATOR_TXN_MAX: usize = 64;
+/// Bytes of all values of one transaction. As [`COORDINATOR_TXN_MAX`]; etcd refuses requests of 1.5 MiB by default.
+pub const COORDINATOR_TXN_BYTES_MAX: usize = 1_280_000;
+/// Longest time to live of a key, in milliseconds. A longer one is refused before it is sent.
+pub const COORDINATOR_TTL_MS_MAX: u64 = 86_400_000;
+/// Keys of one cluster. Past it a snapshot fails, and the embedded coordinator refuses the change.
+pub const COORDINATOR_KEYS_MAX: usize = 65_536;
+/// Bytes of keys and values of one cluster. As [`COORDINATOR_KEYS_MAX`].
+pub const COORDINATOR_BYTES_MAX: usize = 64 << 20;
+/// Time for one call of the coordinator until the round trips were measured, in milliseconds. Past it the call fails.
+pub const COORDINATOR_TIMEOUT_MS: u64 = 1_000;
+/// Transactions that are under way at one time. Past it a new one is answered `Unreachable` at once.
+pub const COORDINATOR_QUEUE_MAX: usize = 64;
+/// Answers to transactions past [`COORDINATOR_QUEUE_MAX`] that wait to be given. Past it they are not given.
+pub const COORDINATOR_TURNED_AWAY_MAX: usize = 4_096;
+/// How much longer than the time-out a transaction may stay without an answer, in milliseconds: a disk that hangs keeps
+/// the embedded coordinator from noticing. Past it, it is answered `Unknown`.
+pub const COORDINATOR_GRACE_MS: u64 = 200;
+/// Round trips of which percentiles are made. Past it the oldest is forgotten.
+pub const COORDINATOR_RTTS_MAX: usize = 2_048;
+/// First wait before a lost watch or connection is begun again, in milliseconds; doubles up to
+/// [`COORDINATOR_RETRY_MS_MAX`].
+pub const COORDINATOR_RETRY_MS_MIN: u64 = 20;
+/// Longest such wait, in milliseconds. Tries never end.
+pub const COORDINATOR_RETRY_MS_MAX: u64 = 1_000;
+/// Events of a watch that wait for their sink. Past it the watch waits.
+pub const COORDINATOR_EVENTS_MAX: usize = 64;
+/// Time to connect to a member of etcd, TLS included, in milliseconds. Past it the next try begins.
+pub const ETCD_CONNECT_MS_MAX: u64 = 3_000;
+/// How often a member of etcd is asked how it is, in milliseconds.
+pub const ETCD_HEALTH_MS: u64 = 1_000;
+/// Time for its answer, in milliseconds. Past it another member is asked first, and this one is connected to anew.
+pub const ETCD_HEALTH_MS_MAX: u64 = 2_000;
+/// Silence of a watch after which etcd is asked for a sign, in milliseconds.
+pub const ETCD_WATCH_PROGRESS_MS: u64 = 500;
+/// Such signs that may fail to come. Past it the watch is lost.
+pub const ETCD_WATCH_SILENCES_MAX: u32 = 6;
+/// Keys that are read at once for a snapshot of etcd. The rest follows, at the same revision.
+pub const ETCD_PAGE_KEYS: i64 = 200;
+/// Bytes of the longest message of etcd: a page of the largest values, and their keys.
+pub const ETCD_MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Keys with a time to live that one handle keeps alive in etcd. Past it such a write is refused.
+pub const ETCD_LEASES_MAX: usize = 256;
+/// Bytes of the file with etcd's password.
+pub const ETCD_PASSWORD_BYTES_MAX: u64 = 4096;
+/// How often a watch of the embedded coordinator looks whether anything changed, in milliseconds.
+pub const EMBEDDED_WATCH_MS: u64 = 20;
+/// Pause between two tries to lock the embedded coordinator, in milliseconds.
+pub const EMBEDDED_LOCK_PAUSE_MS: u64 = 1;
+/// For how long a watch may be unable to look, in milliseconds. Past it the watch is lost.
+pub const EMBEDDED_SILENCE_MS_MAX: u64 = 3_000;
+/// Bytes that the log of the embedded coordinator may grow beyond eight times what it holds. Past it, it is written
+/// anew.
+pub const EMBEDDED_LOG_SLACK_BYTES: u64 = 1 << 20;
+/// Bytes of that log that are read at most. A longer one is not ours, and is refused.
+pub const EMBEDDED_LOG_BYTES_MAX: u64 = 1 << 30;
