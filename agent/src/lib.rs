@@ -24,6 +24,7 @@ pub mod blob;
 pub mod digest;
 pub mod store;
 pub mod resync;
+pub mod merge;
 
 pub mod probe;
 pub mod pressure;

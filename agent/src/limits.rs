@@ -320,3 +320,120 @@ const _: () = assert!(
     EVIDENCE_DISK_ROUNDS_MIN as u64 >= EVIDENCE_SPACE_ROUNDS,
     "a file system that was full must be looked at for room before it counts as good"
 );
+
+/// Bytes of a key of the coordinator, without the cluster's prefix. A longer one is refused before it is sent.
+pub const COORDINATOR_KEY_BYTES_MAX: usize = 256;
+/// Bytes of a value of the coordinator. A longer one is refused before it is sent.
+pub const COORDINATOR_VALUE_BYTES_MAX: usize = 64 << 10;
+/// Conditions, and writes, of one transaction. Past it, it is refused before it is sent; etcd refuses 129 by default.
+pub const COORDINATOR_TXN_MAX: usize = 64;
+/// Bytes of all values of one transaction. As [`COORDINATOR_TXN_MAX`]; etcd refuses requests of 1.5 MiB by default.
+pub const COORDINATOR_TXN_BYTES_MAX: usize = 1_280_000;
+/// Longest time to live of a key, in milliseconds. A longer one is refused before it is sent.
+pub const COORDINATOR_TTL_MS_MAX: u64 = 86_400_000;
+/// Keys of one cluster. Past it a snapshot fails, and the embedded coordinator refuses the change.
+pub const COORDINATOR_KEYS_MAX: usize = 65_536;
+/// Bytes of keys and values of one cluster. As [`COORDINATOR_KEYS_MAX`].
+pub const COORDINATOR_BYTES_MAX: usize = 64 << 20;
+/// Time for one call of the coordinator until the round trips were measured, in milliseconds. Past it the call fails.
+pub const COORDINATOR_TIMEOUT_MS: u64 = 1_000;
+/// Transactions that are under way at one time. Past it a new one is answered `Unreachable` at once.
+pub const COORDINATOR_QUEUE_MAX: usize = 64;
+/// Answers to transactions past [`COORDINATOR_QUEUE_MAX`] that wait to be given. Past it they are not given.
+pub const COORDINATOR_TURNED_AWAY_MAX: usize = 4_096;
+/// How much longer than the time-out a transaction may stay without an answer, in milliseconds: a disk that hangs keeps
+/// the embedded coordinator from noticing. Past it, it is answered `Unknown`.
+pub const COORDINATOR_GRACE_MS: u64 = 200;
+/// Round trips of which percentiles are made. Past it the oldest is forgotten.
+pub const COORDINATOR_RTTS_MAX: usize = 2_048;
+/// First wait before a lost watch or connection is begun again, in milliseconds; doubles up to
+/// [`COORDINATOR_RETRY_MS_MAX`].
+pub const COORDINATOR_RETRY_MS_MIN: u64 = 20;
+/// Longest such wait, in milliseconds. Tries never end.
+pub const COORDINATOR_RETRY_MS_MAX: u64 = 1_000;
+/// Events of a watch that wait for their sink. Past it the watch waits.
+pub const COORDINATOR_EVENTS_MAX: usize = 64;
+/// Time to connect to a member of etcd, TLS included, in milliseconds. Past it the next try begins.
+pub const ETCD_CONNECT_MS_MAX: u64 = 3_000;
+/// How often a member of etcd is asked how it is, in milliseconds.
+pub const ETCD_HEALTH_MS: u64 = 1_000;
+/// Time for its answer, in milliseconds. Past it another member is asked first, and this one is connected to anew.
+pub const ETCD_HEALTH_MS_MAX: u64 = 2_000;
+/// Silence of a watch after which etcd is asked for a sign, in milliseconds.
+pub const ETCD_WATCH_PROGRESS_MS: u64 = 500;
+/// Such signs that may fail to come. Past it the watch is lost.
+pub const ETCD_WATCH_SILENCES_MAX: u32 = 6;
+/// Keys that are read at once for a snapshot of etcd. The rest follows, at the same revision.
+pub const ETCD_PAGE_KEYS: i64 = 200;
+/// Bytes of the longest message of etcd: a page of the largest values, and their keys.
+pub const ETCD_MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Keys with a time to live that one handle keeps alive in etcd. Past it such a write is refused.
+pub const ETCD_LEASES_MAX: usize = 256;
+/// Bytes of the file with etcd's password.
+pub const ETCD_PASSWORD_BYTES_MAX: u64 = 4096;
+/// How often a watch of the embedded coordinator looks whether anything changed, in milliseconds.
+pub const EMBEDDED_WATCH_MS: u64 = 20;
+/// Pause between two tries to lock the embedded coordinator, in milliseconds.
+pub const EMBEDDED_LOCK_PAUSE_MS: u64 = 1;
+/// For how long a watch may be unable to look, in milliseconds. Past it the watch is lost.
+pub const EMBEDDED_SILENCE_MS_MAX: u64 = 3_000;
+/// Bytes that the log of the embedded coordinator may grow beyond eight times what it holds. Past it, it is written
+/// anew.
+pub const EMBEDDED_LOG_SLACK_BYTES: u64 = 1 << 20;
+/// Bytes of that log that are read at most. A longer one is not ours, and is refused.
+pub const EMBEDDED_LOG_BYTES_MAX: u64 = 1 << 30;
+
+/// Groups that one transaction of failover changes. More go in several.
+pub const FAILOVER_TXN_GROUPS_MAX: usize = 32;
+/// How long after its first sight of the coordinator a node takes the lease of one that it never saw for run out, in
+/// milliseconds: nodes of a cluster that starts need not start at one moment.
+pub const FAILOVER_START_GRACE_MS: u64 = 10_000;
+/// What others wait on top of a lease and the drift of clocks, in milliseconds: two clocks are read, rounded.
+pub const FAILOVER_MARGIN_MS: u64 = 20;
+/// Time to live of a lease's key, in milliseconds, if ten leases are shorter. A backstop that tidies up after a node that
+/// was taken away for good; much longer than a lease, so that a silent coordinator costs no lease that peers confirm.
+pub const FAILOVER_TTL_MS_MIN: u64 = 60_000;
+/// Wait until everything is read anew because nobody knows whether a transaction was done, in milliseconds; also the
+/// pause between two such readings.
+pub const FAILOVER_REREAD_MS: u64 = 500;
+/// Age at which a transaction without an answer counts as one of which nobody knows, in milliseconds.
+pub const FAILOVER_ANSWER_MS_MAX: u64 = 10_000;
+/// Pause before a refused transaction is tried again although nothing new was heard, in milliseconds.
+pub const FAILOVER_RETRY_MS: u64 = 250;
+/// Round trips of renewals from which the patience with the coordinator is measured. Past it the oldest is forgotten.
+pub const FAILOVER_RTTS_MAX: usize = 256;
+/// Shortest patience with the coordinator, in milliseconds. Past it peers are asked for their promise.
+pub const FAILOVER_PATIENCE_MS_MIN: u64 = 50;
+/// Puts of the own lease whose fate or echo is remembered. Past it the oldest is forgotten; two are under way at most.
+pub const FAILOVER_PUTS_MAX: usize = 16;
+/// Longest promise that is given, in milliseconds. A longer one is not given.
+pub const FAILOVER_PROMISE_MS_MAX: u64 = 120_000;
+/// How long a candidate waits for the tails of the others, in milliseconds. Past it they count as equal to its own.
+pub const FAILOVER_TAILS_MS_MAX: u64 = 150;
+/// Pause between two questions for a candidate's tail, in milliseconds.
+pub const FAILOVER_TAILS_ASK_MS: u64 = 500;
+/// By how much the next candidate waits longer than the one before it, in milliseconds.
+pub const FAILOVER_RANK_STEP_MS: u64 = 200;
+/// Wait before a fence hook that failed is run again, in milliseconds. No promotion without it.
+pub const FAILOVER_FENCE_RETRY_MS: u64 = 5_000;
+/// How long a replica in sync may be disconnected or incomplete, in milliseconds, if the configured time-out for
+/// acknowledgements is longer. Past it, it leaves in_sync.
+pub const FAILOVER_GONE_MS: u64 = 300;
+/// How soon a replica that left in_sync may come back, in milliseconds.
+pub const FAILOVER_REJOIN_MS: u64 = 1_000;
+/// Operations that a replica may be behind when clients begin to wait for it. Past it, it stays outside in_sync.
+pub const FAILOVER_JOIN_OPS: u64 = 64;
+/// How long a planned move may hold a group back, in milliseconds. Past it the group is served again where it was.
+pub const FAILOVER_MOVE_MS_MAX: u64 = 5_000;
+/// Groups that a node moves away at one time. More wait.
+pub const FAILOVER_MOVES_MAX: usize = 4;
+/// Wait before a drained node tries again to move a group away, in milliseconds. Tries never end.
+pub const FAILOVER_MOVE_RETRY_MS: u64 = 10_000;
+/// Age at which what an observer said counts as nothing, in milliseconds.
+pub const FAILOVER_OBSERVED_MS_MAX: u64 = 3_000;
+/// How long an agent that stops waits for its lease to be given back, in milliseconds. Past it the lease runs out.
+pub const FAILOVER_STOP_MS_MAX: u64 = 1_000;
+/// Time for an administrator's order to be written, in milliseconds. Past it, it is refused, with the reason.
+pub const FAILOVER_ORDER_MS_MAX: u64 = 5_000;
+/// Orders under way at one time. Past it a new one is refused.
+pub const FAILOVER_ORDERS_MAX: usize = 64;

@@ -61,7 +61,13 @@ pub const KEYS: &[Key] = &[
         "50",
         "Of several replicas that may be promoted, one with a higher priority is preferred.",
     ),
-    key("node.no_failover", Bool, Is("false"), "true", "`true`: no group is promoted here unless an administrator says so."),
+    key(
+        "node.no_failover",
+        Bool,
+        Is("false"),
+        "true",
+        "`true`: no group is promoted here unless an administrator says so.",
+    ),
     key(
         "node.capacity_groups",
         Integer(0, 65536),
@@ -481,8 +487,20 @@ pub const KEYS: &[Key] = &[
         "[\"https://192.0.2.11:2379\", \"https://192.0.2.12:2379\"]",
         "URLs of etcd's members, for `etcd`.",
     ),
-    key("coordinator.ca", Path, Unset, "\"/etc/understudy/etcd/ca.pem\"", "Certificate of etcd's authority, for `https`."),
-    key("coordinator.cert", Path, Unset, "\"/etc/understudy/etcd/client.pem\"", "Certificate that etcd asks of its clients."),
+    key(
+        "coordinator.ca",
+        Path,
+        Unset,
+        "\"/etc/understudy/etcd/ca.pem\"",
+        "Certificate of etcd's authority, for `https`.",
+    ),
+    key(
+        "coordinator.cert",
+        Path,
+        Unset,
+        "\"/etc/understudy/etcd/client.pem\"",
+        "Certificate that etcd asks of its clients.",
+    ),
     key("coordinator.key", Path, Unset, "\"/etc/understudy/etcd/client.key\"", "Its private key."),
     key("coordinator.user", Text, Unset, "\"understudy\"", "User name at etcd."),
     key(

@@ -54,6 +54,20 @@ impl Name {
     }
 }
 
+// As its key's text.
+impl Serialize for Name {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.key())
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let key = String::deserialize(deserializer)?;
+        Self::parse(&key).ok_or_else(|| serde::de::Error::custom(format!("`{key}` is no key of the coordinator")))
+    }
+}
+
 /// A record with the coordinator's revision of its last change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned<T> {
@@ -100,12 +114,16 @@ pub struct GroupRecord {
     #[serde(default)]
     pub base: Option<Base>,
     pub cause: Cause,
-    /// An administrator, or a drain, wants the group to be active there.
+    /// An administrator wants the group to be active there; 0 = on whichever replica is best.
     #[serde(default)]
     pub move_to: Option<u16>,
     /// Not before this wall time; 0 = at once.
     #[serde(default)]
     pub move_at_wall_ns: u64,
+    /// An administrator wants these replicas. Only the active node makes the list longer: it stays active without the
+    /// coordinator while every replica *that it knows of* promises not to take over.
+    #[serde(default)]
+    pub replicas_wanted: Option<Vec<u16>>,
     /// Wall time of the change of the active node, for people.
     #[serde(default)]
     pub since_wall_ns: u64,
@@ -229,7 +247,10 @@ mod tests {
     fn keys_round_trip_and_strangers_are_left_alone() {
         let node = NodeId::new(7).expect("in range");
         for name in [Name::Group(GroupId(0)), Name::Lease(node), Name::Node(node), Name::Pause("p-1".into())] {
-            assert_eq!(Name::parse(&name.key()), Some(name));
+            assert_eq!(Name::parse(&name.key()), Some(name.clone()));
+            let text = serde_json::to_string(&name).expect("writes");
+            assert_eq!(text, format!("\"{}\"", name.key()));
+            assert_eq!(serde_json::from_str::<Name>(&text).expect("reads"), name);
         }
         for key in ["group/x", "lease/0", "lease/5000", "pause/", "other/1", "group"] {
             assert_eq!(Name::parse(key), None, "{key}");

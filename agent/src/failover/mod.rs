@@ -5,8 +5,28 @@
 //! which it counts from before it asked for it; another promotes itself only by one transaction that fails unless the
 //! lease that it saw run out is still the same; and that transaction takes the old lease away, so that its holder must
 //! read everything anew before it serves again. Refuses: clocks, sockets, files; the simulator runs the same code.
+//!
+//! Reading order: `decide` (dispatch, state), `view` (what the coordinator has), `observe` (others' leases), `lease` and
+//! `promise` (the own right to be active), `txn` (changes under way), `desire` (what follows for each group), `sync`,
+//! `rank` and `promote`, `shift` (planned moves), `orders`, `explain`; beside it `budget` and `plan`.
 
+pub mod budget;
 pub mod decide;
+mod desire;
+pub mod explain;
+mod lease;
+mod observe;
+mod orders;
+pub mod plan;
+mod promise;
+mod promote;
+mod rank;
+mod shift;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod txn;
+mod view;
 
 use std::collections::BTreeSet;
 
@@ -60,7 +80,7 @@ pub enum Record {
 }
 
 /// One key of the coordinator; `record` is `None` when it is gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub name: Name,
     pub record: Option<Record>,
@@ -115,6 +135,10 @@ pub struct Stands {
     pub parked: u32,
     /// As active.
     pub replicas: Vec<ReplicaStands>,
+    /// Number of the last [`Desired`] of the group that is obeyed: from it the decider knows that what stands here was so
+    /// after a replica began to be waited for, or after changes were refused. 0 = none yet.
+    #[serde(default)]
+    pub desired: u64,
 }
 
 /// What a node is for a group.
@@ -140,6 +164,9 @@ pub struct Desired {
     pub required: BTreeSet<NodeId>,
     /// Routing holds logins and deliveries: the group is about to be served by somebody.
     pub hold: bool,
+    /// Rises with every one of the group; see [`Stands::desired`].
+    #[serde(default)]
+    pub number: u64,
     /// For people.
     pub why: String,
 }
@@ -162,7 +189,7 @@ pub enum Order {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Input {
     /// Time passed; at least every 50 ms.
     Tick {
@@ -257,9 +284,10 @@ pub struct Said {
 }
 
 /// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
-    /// Write all if all expectations hold. An expected revision of 0: the key is not there. A time to live is a backstop.
+    /// Write all if all expectations hold. An expected revision of 0: the key is not there. A time to live, in
+    /// milliseconds, is a backstop.
     Transact {
         id: u64,
         expect: Vec<(Name, u64)>,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Sender, bounded};
+use understudy_types::id::{GroupId, NodeId};
 
 use super::query::Query;
 use super::verify::Verifier;

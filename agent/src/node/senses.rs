@@ -14,6 +14,7 @@ use understudy_types::message::Message;
 
 use super::core::Core;
 use crate::beat::{self, BeatSender, BeatSlot, Speaker};
+use crate::evidence::EvidenceThread;
 use crate::limits::VERSION_ASK_MS;
 use crate::pressure::{PressureReader, PressureSample};
 use crate::probe::{Probe, ProbeSample};
@@ -34,6 +35,8 @@ pub(crate) struct Senses {
     pub store_version: Arc<Mutex<Option<String>>>,
     /// Why a peer cannot be reached, until it is.
     pub dial_errors: HashMap<NodeId, String>,
+    /// Where a lease depends on it.
+    pub evidence: Option<EvidenceThread>,
 }
 
 impl Senses {
@@ -79,9 +82,6 @@ impl Core {
                 probe.set_store_pid(pid);
             }
         }
-        let good_at = pid.is_some().then(crate::clock::boot);
-        let why = if pid.is_some() { String::new() } else { "the store does not run".to_owned() };
-        self.council.tell(crate::failover::Input::Store { good_at, why });
         self.metrics.store_up.set(i64::from(pid.is_some()));
         self.metrics.replay_up.set(i64::from(self.probes.version().is_some()));
         let pressure: PressureSample = self.probes.pressure.read(self.now);

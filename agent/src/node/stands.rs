@@ -42,6 +42,7 @@ impl Core {
         let tail = self.reader.tail(group);
         let applied = self.board.lock().applied_by_all(group);
         let mut stands = Stands {
+            desired: standing.desired.number,
             group,
             epoch: record.epoch(),
             role,

@@ -49,13 +49,14 @@ use crate::coordinator::client::CoordinatorClient;
 use crate::coordinator::record::{Cause, GroupRecord};
 use crate::coordinator;
 use crate::failover::{Desired, Input, Placed, Role, Settings};
+use crate::evidence::{self, EvidenceConfig, EvidenceThread};
 use crate::frame::FrameCodec;
 use crate::journal::{self, Journal, JournalConfig};
 use crate::limits::{CAPTURE_QUEUE_MAX, EVENTS_MAX, JOURNAL_CACHE_BYTES, STORE_EXPORT_MS_MAX};
 use crate::merge::forks::Forks;
 use crate::metrics::Metrics;
 use crate::pressure::PressureReader;
-use crate::probe::{Probe, ProbeConfig};
+use crate::probe::{Probe, ProbeConfig, Source};
 use crate::receive::Receiver;
 use crate::resync::{Exporters, Queue};
 use crate::routing::{self, Routing};
@@ -276,6 +277,23 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
             "the probe is blind here"
         );
     }
+    let evidence = if shared {
+        let evidence = EvidenceConfig {
+            node,
+            pid_file: config.store.master_pid_file.clone(),
+            mail_path: config.store.mail_paths.first().cloned(),
+            store: connect(),
+            looks: (probe.source == Source::Kernel).then(|| probe.looks.clone()),
+            stall_ms: config.failover.store_stall_ms,
+        };
+        let council = council.clone();
+        let push = move |report: evidence::Report| {
+            council.tell(Input::Store { good_at: report.good_at, why: report.why });
+        };
+        Some(EvidenceThread::start(evidence, push)?)
+    } else {
+        None
+    };
     let probes = Senses {
         probe: Some(probe),
         pressure: PressureReader::new(None, mail_path),
@@ -287,6 +305,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         pid_file: config.store.master_pid_file.clone(),
         store_version: Arc::default(),
         dial_errors: HashMap::new(),
+        evidence,
     };
     probes.ask_version(connect())?;
     let tuning = &config.tuning;
@@ -407,6 +426,7 @@ fn first_roles(core: &mut Core) {
                 record: record.clone(),
                 required: BTreeSet::new(),
                 hold: false,
+                number: 0,
                 why: why("the coordinator was not heard yet"),
             });
         }
@@ -428,11 +448,12 @@ fn first_roles(core: &mut Core) {
                 base: None,
                 cause: Cause::Placement,
                 move_to: None,
+                replicas_wanted: None,
                 move_at_wall_ns: 0,
                 since_wall_ns: 0,
             };
             let why = why("as configured");
-            wanted.push(Desired { group: group.id, role, record, required: BTreeSet::new(), hold: false, why });
+            wanted.push(Desired { group: group.id, role, record, required: BTreeSet::new(), hold: false, number: 0, why });
         }
     }
     wanted.into_iter().for_each(|desired| core.desire(Box::new(desired)));

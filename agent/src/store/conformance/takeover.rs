@@ -2,6 +2,8 @@
 //!
 //! Owns: what can be seen without a client; how a session ends is not a case here.
 
+use understudy_types::op::{Mailbox, Op};
+
 use super::{Bench, check, created, equal, guid, message_guid, names, subscribed, uids};
 use crate::store::{MailboxMark, RaiseGap, Status};
 

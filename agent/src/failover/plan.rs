@@ -1,0 +1,1 @@
+//! Placement planner (stub while the decider is tested).

@@ -1,0 +1,5 @@
+//! Return and merge; for now only where histories part.
+//!
+//! Owns: `forks`.
+
+pub mod forks;
