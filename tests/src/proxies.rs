@@ -4,7 +4,7 @@
 //! server in the foreground. What can hurt: servers of this host; no path, port or process of theirs is used.
 //! Refuses: other configurations than the examples; what is put before them is only what a folder of its own asks for.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -117,6 +117,8 @@ pub struct PostfixAt {
     pub map: String,
     /// Who may send: networks, with spaces between them.
     pub networks: String,
+    /// The network namespace that has the address; `None`: this one.
+    pub netns: Option<String>,
 }
 
 /// Writes Postfix's configuration and makes its folders; both are whole before the program is started.
@@ -142,8 +144,15 @@ pub fn postfix(dir: &Path, at: &PostfixAt) -> Result<Prepared> {
     )?;
     write(&dir.join("main.cf"), &(main_cf(dir, at) + &theirs))?;
     write(&dir.join("master.cf"), &master_cf(at))?;
-    let check = std::process::Command::new("/usr/sbin/postfix").arg("-c").arg(dir).arg("check").output()?;
-    ensure!(check.status.success(), "`postfix check`: {}", String::from_utf8_lossy(&check.stderr).trim());
+    // Where the address is not one of the host's, even the check refuses, and says nothing of why (seen).
+    let enter = at.netns.iter().flat_map(|netns| ["nsenter".to_owned(), format!("--net=/run/netns/{netns}")]);
+    let mut words = enter.chain(["/usr/sbin/postfix", "-c"].map(str::to_owned));
+    let mut check = std::process::Command::new(words.next().unwrap_or_default());
+    let check = check.args(words).arg(dir).arg("check").output().context("cannot start `postfix check`")?;
+    if !check.status.success() {
+        let log = std::fs::read_to_string(dir.join("mail.log")).unwrap_or_default();
+        bail!("`postfix check`: {} {}\n{log}", check.status, String::from_utf8_lossy(&check.stderr).trim());
+    }
     // Not `postfix start-fg`: that is a script, which the first process outlives (seen).
     Ok(Prepared { program: POSTFIX_MASTER.into(), args: vec!["-s".into(), "-c".into(), dir.into()] })
 }
