@@ -168,8 +168,16 @@ impl Imap {
     /// As [`Self::connect`] and [`Self::command`].
     pub fn login(host: &str, port: u16, user: &str, password: &str, timeout: Duration) -> Result<Self, Error> {
         let mut client = Self::connect(host, port, timeout)?;
-        client.command(&format!("LOGIN {} {}", quoted(user), quoted(password)))?;
+        client.authenticate(user, password)?;
         Ok(client)
+    }
+
+    /// Logs in.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub fn authenticate(&mut self, user: &str, password: &str) -> Result<Reply, Error> {
+        self.command(&format!("LOGIN {} {}", quoted(user), quoted(password)))
     }
 
     /// Sends one command and waits for its answer.

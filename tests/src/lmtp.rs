@@ -19,7 +19,7 @@ impl Lmtp {
     /// When the server is not there or refuses.
     pub fn connect(host: &str, port: u16, timeout: Duration) -> Result<Self, Error> {
         let mut client = Self { wire: Wire::connect(host, port, timeout)? };
-        client.expect("2")?;
+        client.wire.answer("2")?;
         client.command("LHLO client.example.test", "2")?;
         Ok(client)
     }
@@ -49,7 +49,7 @@ impl Lmtp {
         self.command("DATA", "354")?;
         self.wire.send(&stuffed(message))?;
         for slot in known.iter_mut().filter(|r| r.is_ok()) {
-            match self.expect("2") {
+            match self.wire.answer("2") {
                 Err(error) if error.is_connection() => return Err(error),
                 other => *slot = other.map(|_| ()),
             }
@@ -72,22 +72,12 @@ impl Lmtp {
 
     fn command(&mut self, line: &str, expected: &str) -> Result<String, Error> {
         self.wire.send(format!("{line}\r\n").as_bytes())?;
-        self.expect(expected)
-    }
-
-    fn expect(&mut self, expected: &str) -> Result<String, Error> {
-        loop {
-            let line = String::from_utf8_lossy(&self.wire.line()?).into_owned();
-            if line.as_bytes().get(3) == Some(&b'-') {
-                continue; // more lines of the same answer follow
-            }
-            return if line.starts_with(expected) { Ok(line) } else { Err(Error::Refused(line)) };
-        }
+        self.wire.answer(expected)
     }
 }
 
 /// The message as it goes over the wire: CRLF line ends, leading dots doubled, the end marked.
-fn stuffed(message: &[u8]) -> Vec<u8> {
+pub(crate) fn stuffed(message: &[u8]) -> Vec<u8> {
     let mut wire = Vec::with_capacity(message.len() + 16);
     let body = message.strip_suffix(b"\n").unwrap_or(message);
     for line in body.split(|b| *b == b'\n') {

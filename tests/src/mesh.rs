@@ -23,11 +23,30 @@ pub const CLIENT_WAIT: Duration = Duration::from_secs(150);
 pub const TRIAL_PREFIX: &str = "understudy-trial-";
 
 /// What the contract says of a mesh.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct State {
     pub nodes: Vec<Node>,
     pub accounts: Vec<Account>,
     pub blob_dir: PathBuf,
+    /// Where users are served; `None` in a mesh without proxies.
+    pub proxy: Option<Proxy>,
+    pub coordinator: Coordinator,
+}
+
+/// Where users are served, whichever node is active for them.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Proxy {
+    pub imap: Endpoint,
+    pub pop3: Endpoint,
+    pub smtp: Endpoint,
+}
+
+/// Where leases and epochs live.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Coordinator {
+    /// `none`, `embedded` or `etcd`.
+    pub kind: String,
+    pub endpoints: Vec<String>,
 }
 
 /// One node.
@@ -59,6 +78,8 @@ pub struct Account {
     pub password: String,
     pub active: String,
     pub replicas: Vec<String>,
+    pub group: u32,
+    pub epoch: u64,
     pub lag: Option<AccountLag>,
 }
 
@@ -170,8 +191,7 @@ impl Mesh {
             anyhow::bail!("the mesh did not come up ({read:?}); the reason is on standard error");
         }
         let up = serde_json::from_str(&line);
-        let empty = State { nodes: Vec::new(), accounts: Vec::new(), blob_dir: PathBuf::new() };
-        let mut mesh = Self { program: program.to_path_buf(), dir, owner, up: empty };
+        let mut mesh = Self { program: program.to_path_buf(), dir, owner, up: State::default() };
         mesh.up = up.with_context(|| format!("not the documented JSON: {line}"))?;
         Ok(mesh)
     }
@@ -197,7 +217,7 @@ impl Mesh {
         serde_json::from_str(&text).with_context(|| format!("not the documented JSON: {text}"))
     }
 
-    /// Sends `signal` to `what` (`agent`, `store`, `all`) of `node`.
+    /// Sends `signal` to `what` (`agent`, `store`, `all`, `machine`) of `node`.
     ///
     /// # Errors
     /// When nothing of it runs.
@@ -211,6 +231,38 @@ impl Mesh {
     /// When it does not come up.
     pub fn start(&self, node: &str, what: &str) -> Result<()> {
         self.run(&["start", "--node", node, "--what", what]).map(|_| ())
+    }
+
+    /// Sends `signal` to `etcd`, `nginx`, `haproxy` or `postfix`.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill_service(&self, what: &str, signal: &str) -> Result<()> {
+        self.run(&["kill", "--what", what, "--signal", signal]).map(|_| ())
+    }
+
+    /// Starts `etcd`, `nginx`, `haproxy` or `postfix`, and returns when it serves.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_service(&self, what: &str) -> Result<()> {
+        self.run(&["start", "--what", what]).map(|_| ())
+    }
+
+    /// Cuts `node` off; `args` are further arguments of `mesh partition`, none for a cut from everybody.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn partition(&self, node: &str, args: &[&str]) -> Result<()> {
+        self.run(&[&["partition", "--node", node], args].concat()).map(|_| ())
+    }
+
+    /// Undoes all that [`Self::partition`] did.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn heal(&self) -> Result<()> {
+        self.run(&["heal"]).map(|_| ())
     }
 
     /// Takes it away.

@@ -97,6 +97,20 @@ impl Wire {
         Ok(line)
     }
 
+    /// An answer as SMTP and LMTP give it: the last of its lines, which must begin with `expected`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the line when it begins otherwise; else as [`Self::line`].
+    pub fn answer(&mut self, expected: &str) -> Result<String, Error> {
+        loop {
+            let line = String::from_utf8_lossy(&self.line()?).into_owned();
+            if line.as_bytes().get(3) == Some(&b'-') {
+                continue; // more lines of the same answer follow
+            }
+            return if line.starts_with(expected) { Ok(line) } else { Err(Error::Refused(line)) };
+        }
+    }
+
     /// The next `len` bytes.
     ///
     /// # Errors

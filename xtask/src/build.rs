@@ -90,16 +90,21 @@ fn pass(part: &str, line: &str, progress: &mut dyn FnMut(&str, &str)) {
     }
 }
 
-/// Installs and builds what a mesh needs. A part that cannot be had here, and kernel programs that do not compile, are
+/// Installs and builds what a mesh needs, with what stands beside its nodes if `beside`. A part that cannot be had here, and kernel programs that do not compile, are
 /// noted, and the mesh runs without; `progress` is as for [`all`], `note` is told what is to stay on the screen.
 ///
 /// # Errors
 /// When a mesh cannot be without what was not built.
-pub(crate) fn for_mesh(progress: &mut dyn FnMut(&str, &str), note: &mut dyn FnMut(&str)) -> Result<()> {
+pub(crate) fn for_mesh(
+    beside: bool,
+    progress: &mut dyn FnMut(&str, &str),
+    note: &mut dyn FnMut(&str),
+) -> Result<()> {
     let cannot = |lack: Lack| anyhow::anyhow!("a mesh cannot run here: {lack}");
     // Before minutes of installing and building that would be in vain.
     host::root().map_err(cannot)?;
-    let ready = bootstrap::ensure(&Group::MESH, false, false);
+    let more = if beside { &[Group::Proxies][..] } else { &[] };
+    let ready = bootstrap::ensure(&[&Group::MESH[..], more].concat(), false, false);
     ready.mesh.clone().and(ready.dovecot.clone()).map_err(cannot)?;
     for (name, part) in all(&ready, false, progress)? {
         match part {

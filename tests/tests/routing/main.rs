@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use understudy_tests::imap::Imap;
 use understudy_tests::mesh::{Account, CLIENT_WAIT, Mesh, State};
+use understudy_tests::proxies;
 use understudy_tests::wire::Wire;
 
 mod servers;
@@ -61,7 +62,7 @@ fn lacking() -> Option<String> {
     if !Path::new("/usr/sbin/dovecot").exists() {
         return Some("no Dovecot; `cargo xtask bootstrap` installs it".to_owned());
     }
-    if let Some(package) = servers::lacking() {
+    if let Some(package) = proxies::lacking() {
         return Some(format!("no {package}; `cargo xtask bootstrap` installs it"));
     }
     if !xtask().ancestors().nth(2).is_some_and(|target| target.join("dovecot").exists()) {
@@ -240,8 +241,8 @@ fn proxies_reach_the_active_node_of_each_account_also_while_an_agent_is_stopped(
     // The proxies' own users pass through.
     std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o755)).expect("chmod");
     let ips = [state.nodes[0].ip.as_str(), state.nodes[1].ip.as_str()];
-    let (_nginx, [imap, pop3, submission]) = servers::nginx(&dir, ips);
-    let (_haproxy, [map, balanced_imap], haproxy) = servers::haproxy(&dir, ips);
+    let (_nginx, [imap, pop3, submission]) = servers::nginx(&dir, &ips);
+    let (_haproxy, [map, balanced_imap], haproxy) = servers::haproxy(&dir, &ips);
     let (_postfix, smtp) = servers::postfix(&dir, map);
     let world = World { mesh, state, imap, pop3, submission, smtp, balanced_imap, haproxy, dir };
     for proxy in ["imap_by_node", "understudy_socketmap"] {

@@ -21,6 +21,7 @@ const SERVICES: &[(&str, &[&str])] = &[
     ("nginx", &["nginx.service"]),
     ("postfix", &["postfix.service"]),
     ("haproxy", &["haproxy.service"]),
+    ("etcd-server", &["etcd.service"]),
 ];
 
 /// Installs what is missing for `groups`; whatever stays missing goes to `lacks`.

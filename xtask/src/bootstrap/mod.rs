@@ -28,7 +28,7 @@ pub(crate) enum Group {
     Dovecot,
     /// Network namespaces for several nodes on one host
     Mesh,
-    /// What asks the agents where an account is
+    /// What asks the agents where an account is, and their coordinator
     Proxies,
     /// An S3 server to test against
     S3,

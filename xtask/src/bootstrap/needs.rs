@@ -36,8 +36,8 @@ pub(super) const NEEDS: &[Need] = &[
     },
     Need {
         group: Group::Proxies,
-        packages: &["nginx", "libnginx-mod-mail", "postfix", "haproxy"],
-        why: "proxies, mail server and balancer that ask the agents where an account is",
+        packages: &["nginx", "libnginx-mod-mail", "postfix", "haproxy", "etcd-server", "etcd-client"],
+        why: "proxies, mail server and balancer that ask the agents where an account is, and the agents' coordinator",
     },
 ];
 

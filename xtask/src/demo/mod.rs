@@ -50,7 +50,7 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
             "" => progress.say(&format!("building {part}")),
             line => progress.tick(&format!("building {part}: {}", line.trim())),
         };
-        build::for_mesh(&mut show, &mut |what| progress.note(what))?;
+        build::for_mesh(false, &mut show, &mut |what| progress.note(what))?;
     }
     if let Err(lack) = host::namespaces() {
         bail!("the demo needs a mesh, which cannot run here: {lack}");

@@ -3,6 +3,7 @@
 //! Owns: the text of `understudy.toml`. What can hurt: an agent that hangs; every question has an end.
 //! Refuses: knowing more of an agent's answer than the mesh's own contract needs.
 
+use super::contract::{Coordinator, CoordinatorKind};
 use super::plan::Plan;
 use crate::run;
 use anyhow::{Context, Result, bail, ensure};
@@ -15,11 +16,10 @@ use std::time::Duration;
 
 const METRICS_PORT: u16 = 7472;
 const PEER_PORT: u16 = 7470;
-const ROUTING_PORT: u16 = 7474;
+/// Where nginx and balancers ask a node's agent.
+pub(crate) const ROUTING_PORT: u16 = 7474;
 const SOCKETMAP_PORT: u16 = 7475;
 const AGENT_CHECK_PORT: u16 = 7476;
-/// Groups per node of a mesh: enough that several accounts share one, and one node has several.
-const GROUPS_PER_NODE: usize = 4;
 /// An agent that does not answer for so long is taken as not answering.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// More than any answer that the mesh asks for; a longer one is cut, and then is no JSON.
@@ -49,26 +49,24 @@ pub(crate) fn config(home: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When a folder cannot be written.
-pub(crate) fn write(plan: &Plan, ips: &[&str], level: &str) -> Result<()> {
+pub(crate) fn write(plan: &Plan, ips: &[&str], level: &str, coordinator: &Coordinator) -> Result<()> {
     std::fs::create_dir_all(plan.home.join("blobs"))?;
     for node in &plan.nodes {
         for folder in ["agent", "data"] {
             std::fs::create_dir_all(node.home.join(folder))?;
         }
         let file = config(&node.home);
-        std::fs::write(&file, text(plan, node.number, ips, level))
+        std::fs::write(&file, text(plan, node.number, ips, level, coordinator))
             .with_context(|| format!("cannot write `{}`", file.display()))?;
     }
     Ok(())
 }
 
-fn text(plan: &Plan, number: usize, ips: &[&str], level: &str) -> String {
+fn text(plan: &Plan, number: usize, ips: &[&str], level: &str, coordinator: &Coordinator) -> String {
     let Some(node) = plan.nodes.get(number - 1) else { return String::new() };
     let (home, name, cluster, top) = (node.home.display(), &node.name, cluster(plan), plan.home.display());
     let ip = ips.get(number - 1).copied().unwrap_or("127.0.0.1");
-    let count = plan.nodes.len();
-    let group_count = count * GROUPS_PER_NODE;
-    let replica_count = count.saturating_sub(1).min(1);
+    let (group_count, replica_count) = (plan.group_count(), plan.replica_count());
     let mut text = format!(
         r#"# Written by `cargo xtask mesh up`.
 [node]
@@ -121,17 +119,18 @@ replica_count = {replica_count}
         admin = admin_socket(&node.home).display()
     );
     for group in 0..group_count {
-        let active = &plan.nodes[group % count].name;
-        let replica = &plan.nodes[(group + 1) % count].name;
-        let replicas = if count > 1 { format!("\"{replica}\"") } else { String::new() };
-        let _ =
-            write!(text, "\n[[placement.groups]]\nids = \"{group}\"\nactive = \"{active}\"\nreplicas = [{replicas}]\n");
+        let placed = plan.group(group);
+        let named = |at: &usize| format!("\"{}\"", plan.nodes[*at].name);
+        let (active, replicas) = (named(&placed.active), placed.replicas.iter().map(named).collect::<Vec<_>>());
+        let replicas = replicas.join(", ");
+        let _ = write!(text, "\n[[placement.groups]]\nids = \"{group}\"\nactive = {active}\nreplicas = [{replicas}]\n");
     }
     text.push_str("\n[placement.accounts]\n");
-    for n in 0..plan.accounts {
-        let _ = writeln!(text, "\"{}\" = {}", plan.account(n).0, n % group_count);
+    for (name, group) in (0..plan.accounts).map(|n| plan.account(n)) {
+        let _ = writeln!(text, "\"{name}\" = {group}");
     }
     let _ = write!(text, "\n[[rules]]\nname = \"all\"\naccounts = [\"*\"]\nlevel = \"{level}\"\non_full = \"go-on\"\n");
+    text.push_str(&coordinator_text(plan, coordinator));
     for peer in plan.nodes.iter().filter(|p| p.number != number) {
         let ip = ips.get(peer.number - 1).copied().unwrap_or("127.0.0.1");
         let _ = write!(
@@ -141,6 +140,16 @@ replica_count = {replica_count}
         );
     }
     text
+}
+
+/// Without a coordinator there is no failover either.
+fn coordinator_text(plan: &Plan, coordinator: &Coordinator) -> String {
+    let at = match coordinator.kind {
+        CoordinatorKind::None => return String::new(),
+        CoordinatorKind::Embedded => format!("kind = \"embedded\"\npath = \"{}/coordinator\"", plan.home.display()),
+        CoordinatorKind::Etcd => format!("kind = \"etcd\"\nendpoints = {:?}", coordinator.endpoints),
+    };
+    format!("\n[coordinator]\n{at}\n\n[failover]\nmode = \"on\"\n")
 }
 
 /// Makes the cluster's authority and a certificate for each node, with the agent's own command.
@@ -174,9 +183,17 @@ fn cert(command: &mut Command) -> Result<()> {
 /// # Errors
 /// When nobody answers in time, or not with JSON.
 pub(crate) fn get(socket: &Path, path: &str) -> Result<serde_json::Value> {
+    get_within(socket, path, ANSWER_WAIT)
+}
+
+/// As [`get`], but whoever does not answer within `wait` is taken as not answering.
+///
+/// # Errors
+/// As [`get`].
+pub(crate) fn get_within(socket: &Path, path: &str, wait: Duration) -> Result<serde_json::Value> {
     let mut stream = UnixStream::connect(socket).with_context(|| format!("no answer at `{}`", socket.display()))?;
-    stream.set_read_timeout(Some(ANSWER_WAIT))?;
-    stream.set_write_timeout(Some(ANSWER_WAIT))?;
+    stream.set_read_timeout(Some(wait))?;
+    stream.set_write_timeout(Some(wait))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).context("no answer in time")?;
@@ -198,16 +215,24 @@ mod tests {
     fn configurations_are_toml_and_agree_on_placement() {
         let plan = Plan::new(Path::new("/tmp/x"), 3, 7, Format::Sdbox);
         let ips = ["10.1.2.1", "10.1.2.2", "10.1.2.3"];
-        let parsed: Vec<toml::Value> =
-            (1..=3).map(|n| toml::from_str(&text(&plan, n, &ips, "peer")).expect("toml")).collect();
+        let endpoints = vec!["http://10.1.2.201:2379".to_owned()];
+        let etcd = Coordinator { kind: CoordinatorKind::Etcd, endpoints };
+        let parse = |n, coordinator: &Coordinator| -> toml::Value {
+            toml::from_str(&text(&plan, n, &ips, "peer", coordinator)).expect("toml")
+        };
+        let parsed: Vec<toml::Value> = (1..=3).map(|n| parse(n, &etcd)).collect();
         assert!(parsed.iter().all(|p| p["placement"] == parsed[0]["placement"]));
-        for (n, (name, active, replica)) in (0..7).map(|n| (n, plan.account(n))) {
-            let group = parsed[0]["placement"]["accounts"][&name].as_integer().expect("a group");
-            let placed = &parsed[0]["placement"]["groups"][usize::try_from(group).expect("small")];
-            assert_eq!(placed["active"].as_str(), Some(format!("node{}", active + 1).as_str()), "account {n}");
-            let replica = format!("node{}", replica.expect("three nodes") + 1);
-            assert_eq!(placed["replicas"][0].as_str(), Some(replica.as_str()), "account {n}");
+        for (name, group) in (0..7).map(|n| plan.account(n)) {
+            assert_eq!(parsed[0]["placement"]["accounts"][&name].as_integer(), i64::try_from(group).ok(), "{name}");
+            let (placed, wanted) = (&parsed[0]["placement"]["groups"][group], plan.group(group));
+            assert_eq!(placed["active"].as_str(), Some(plan.nodes[wanted.active].name.as_str()), "{name}");
+            let replicas = placed["replicas"].as_array().expect("names").iter().map(|r| r.as_str().expect("a name"));
+            let wanted = wanted.replicas.iter().map(|at| plan.nodes[*at].name.as_str());
+            assert_eq!(replicas.collect::<Vec<_>>(), wanted.collect::<Vec<_>>(), "{name}");
         }
         assert_eq!(parsed[1]["peers"].as_array().map(Vec::len), Some(2));
+        assert_eq!(parsed[2]["coordinator"]["endpoints"][0].as_str(), Some("http://10.1.2.201:2379"));
+        let none = Coordinator { kind: CoordinatorKind::None, endpoints: vec![] };
+        assert!(parse(1, &none).get("coordinator").is_none() && parse(1, &none).get("failover").is_none());
     }
 }

@@ -3,6 +3,7 @@
 //! Owns: names of fields. They are a contract: a field may be added, none renamed or removed, and a test holds the
 //! whole shape. Refuses: derived text; a program reads this, people read `mesh status` without `--json`.
 
+use super::plan::Plan;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -34,6 +35,37 @@ pub(crate) struct Mesh {
     pub(crate) accounts: Vec<Account>,
     /// The folder of central storage.
     pub(crate) blob_dir: PathBuf,
+    /// Where users are served, whichever node is active for them; `null` in a mesh without proxies.
+    pub(crate) proxy: Option<Proxy>,
+    pub(crate) coordinator: Coordinator,
+}
+
+/// nginx and Postfix.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Proxy {
+    pub(crate) imap: Endpoint,
+    pub(crate) pop3: Endpoint,
+    pub(crate) smtp: Endpoint,
+}
+
+/// Where leases and epochs live.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Coordinator {
+    pub(crate) kind: CoordinatorKind,
+    /// URLs of etcd's members; empty for the others.
+    pub(crate) endpoints: Vec<String>,
+}
+
+/// Which coordinator the agents are configured with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CoordinatorKind {
+    /// Placement stays as it is
+    None,
+    /// A folder that all agents see
+    Embedded,
+    /// A cluster of etcd, in the mesh
+    Etcd,
 }
 
 /// One node.
@@ -70,6 +102,9 @@ pub(crate) struct Account {
     pub(crate) active: String,
     /// Names of the nodes that hold a replica.
     pub(crate) replicas: Vec<String>,
+    pub(crate) group: u32,
+    /// The fencing number of its group; rises when another node becomes active.
+    pub(crate) epoch: u64,
     /// Only in `mesh status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) lag: Option<AccountLag>,
@@ -107,9 +142,15 @@ pub(crate) struct State {
 }
 
 /// The version of [`State`] that this program writes and reads.
-pub(crate) const STATE_VERSION: u32 = 1;
+pub(crate) const STATE_VERSION: u32 = 2;
 
 impl State {
+    /// The plan of the mesh in `dir`, which this is the state of.
+    pub(crate) fn plan(&self, dir: &Path) -> Plan {
+        let (mesh, etcd) = (&self.mesh, self.mesh.coordinator.endpoints.len());
+        Plan::new(dir, mesh.nodes.len(), mesh.accounts.len(), self.format).with(mesh.proxy.is_some(), etcd)
+    }
+
     fn file(dir: &Path) -> PathBuf {
         dir.join("mesh.json")
     }
@@ -166,9 +207,16 @@ mod tests {
                 password: "pass".to_owned(),
                 active: "node1".to_owned(),
                 replicas: vec!["node2".to_owned()],
+                group: 3,
+                epoch: 1,
                 lag: None,
             }],
             blob_dir: "/d/blobs".into(),
+            proxy: Some(Proxy { imap: endpoint(143), pop3: endpoint(110), smtp: endpoint(25) }),
+            coordinator: Coordinator {
+                kind: CoordinatorKind::Etcd,
+                endpoints: vec!["http://10.1.2.201:2379".to_owned()],
+            },
         };
         let shape = serde_json::json!({
             "nodes": [{
@@ -179,11 +227,26 @@ mod tests {
                 "agent_pid": 7, "store_pid": null
             }],
             "accounts": [{
-                "name": "u0001@example.test", "password": "pass", "active": "node1", "replicas": ["node2"]
+                "name": "u0001@example.test", "password": "pass", "active": "node1", "replicas": ["node2"],
+                "group": 3, "epoch": 1
             }],
-            "blob_dir": "/d/blobs"
+            "blob_dir": "/d/blobs",
+            "proxy": {
+                "imap": {"host": "10.1.2.1", "port": 143}, "pop3": {"host": "10.1.2.1", "port": 110},
+                "smtp": {"host": "10.1.2.1", "port": 25}
+            },
+            "coordinator": {"kind": "etcd", "endpoints": ["http://10.1.2.201:2379"]}
         });
         assert_eq!(serde_json::to_value(&mesh).expect("serialises"), shape);
+
+        let alone = Mesh {
+            proxy: None,
+            coordinator: Coordinator { kind: CoordinatorKind::None, endpoints: vec![] },
+            ..mesh.clone()
+        };
+        let alone = serde_json::to_value(alone).expect("serialises");
+        assert_eq!(alone["proxy"], serde_json::Value::Null);
+        assert_eq!(alone["coordinator"], serde_json::json!({"kind": "none", "endpoints": []}));
 
         let mut with_lag = mesh;
         let lag = Lag { operations: Some(0), seconds: Some(0.0) };

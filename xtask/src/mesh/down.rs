@@ -5,7 +5,7 @@
 
 use super::contract::{Format, State};
 use super::plan::{NODES_MAX, Plan};
-use super::{net, process};
+use super::{faults, net, process};
 use crate::{clock, host};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
@@ -67,12 +67,14 @@ pub(crate) fn take_away(plan: &Plan, all: bool, folder: bool) -> Vec<String> {
 
 fn ours(path: &Path) -> bool {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    name.starts_with("node") || name.starts_with("mesh.") || name == "blobs" || name == "pki"
+    let seat = ["node", "etcd", "mesh."].iter().any(|prefix| name.starts_with(prefix));
+    seat || ["proxy", "blobs", "pki", "coordinator"].contains(&name.as_str())
 }
 
 /// Takes away what a mesh leaves on the host outside its folder.
 pub(crate) fn take_away_leftovers(plan: &Plan) -> Vec<String> {
     let mut left = Vec::new();
+    faults::clear(plan); // first: what is cut off ends slowly
     let groups: Vec<PathBuf> = groups_of(plan);
     let ended = process::end_all(|| {
         let mut pids: Vec<i32> = net::namespaces_of(plan).iter().flat_map(|n| process::in_netns(n)).collect();

@@ -7,10 +7,13 @@
 mod agent;
 mod contract;
 mod down;
+mod faults;
+mod kill;
 mod net;
 mod owner;
 mod plan;
 mod process;
+mod services;
 mod stale;
 mod status;
 mod store;
@@ -20,6 +23,8 @@ pub(crate) use agent::program as agent_program;
 use anyhow::{Context, Result};
 pub(crate) use contract::Format;
 use nix::sys::signal::Signal;
+use plan::{Plan, Seat};
+use services::Service;
 pub(crate) use stale::take_away_stale;
 use std::path::{Path, PathBuf};
 
@@ -45,10 +50,14 @@ enum What {
     Status(status::Args),
     /// Take a mesh away, with its data
     Down(At),
-    /// Send a signal to processes of one node
+    /// Send a signal to processes of one node, or of what stands beside the nodes
     Kill(Kill),
-    /// Start what does not run on one node
+    /// Start what does not run
     Start(Act),
+    /// Cut a node off from others
+    Partition(faults::Partition),
+    /// Undo `partition`
+    Heal(faults::Heal),
 }
 
 /// Which mesh.
@@ -64,10 +73,10 @@ pub(crate) struct At {
 struct Act {
     #[command(flatten)]
     at: At,
-    /// The node, by number (from 1) or name
+    /// The node, by number (from 1) or name; with `--what etcd` one of its members (default: all)
     #[arg(long)]
-    node: String,
-    /// Which of its processes
+    node: Option<String>,
+    /// Which processes
     #[arg(long, value_enum, default_value_t = Part::All)]
     what: Part,
 }
@@ -81,7 +90,7 @@ struct Kill {
     signal: String,
 }
 
-/// Processes of a node.
+/// Processes of a node, or beside the nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Part {
     /// The agent
@@ -90,15 +99,35 @@ pub(crate) enum Part {
     Store,
     /// Both
     All,
+    /// All processes of the node, and its network: KILL is a machine that died, STOP one that was frozen
+    Machine,
+    /// The coordinator
+    Etcd,
+    /// The proxy of IMAP and POP3
+    Nginx,
+    /// The balancer before the socketmaps
+    Haproxy,
+    /// The mail server
+    Postfix,
 }
 
 impl Part {
     fn agent(self) -> bool {
-        self != Self::Store
+        matches!(self, Self::Agent | Self::All | Self::Machine)
     }
 
     fn store(self) -> bool {
-        self != Self::Agent
+        matches!(self, Self::Store | Self::All | Self::Machine)
+    }
+
+    fn service(self) -> Option<Service> {
+        match self {
+            Self::Agent | Self::Store | Self::All | Self::Machine => None,
+            Self::Etcd => Some(Service::Etcd),
+            Self::Nginx => Some(Service::Nginx),
+            Self::Haproxy => Some(Service::Haproxy),
+            Self::Postfix => Some(Service::Postfix),
+        }
     }
 }
 
@@ -111,24 +140,58 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
         What::Up(args) => up::main(args),
         What::Status(args) => status::main(args),
         What::Down(at) => down::main(&absolute(&at.dir)?),
-        What::Kill(kill) => {
-            let (state, node) = find(&kill.act)?;
-            owner::kill(&state, &node, kill.act.what, signal_of(&kill.signal)?)
+        What::Kill(args) => {
+            let (dir, act, signal) = (absolute(&args.act.at.dir)?, &args.act, signal_of(&args.signal)?);
+            let state = contract::State::load(&dir)?;
+            let plan = state.plan(&dir);
+            match act.what.service() {
+                Some(service) => kill::service(&plan, service, act.node.as_deref(), signal),
+                None => kill::node(&plan, &state, &node_of(&plan, act)?, act.what, signal),
+            }
         }
-        What::Start(act) => {
-            let (_, node) = find(act)?;
-            owner::ask(&absolute(&act.at.dir)?, &format!("start {node} {:?}", act.what).to_lowercase())
-        }
+        What::Start(act) => start(act),
+        What::Partition(args) => faults::partition(args),
+        What::Heal(args) => faults::heal(args),
     }
 }
 
-fn find(act: &Act) -> Result<(contract::State, String)> {
-    let state = contract::State::load(&absolute(&act.at.dir)?)?;
-    let name = if act.node.parse::<usize>().is_ok() { format!("node{}", act.node) } else { act.node.clone() };
-    let known = state.mesh.nodes.iter().any(|n| n.name == name);
-    let names: Vec<&str> = state.mesh.nodes.iter().map(|n| n.name.as_str()).collect();
-    anyhow::ensure!(known, "no node `{}` in this mesh; there are: {}", act.node, names.join(", "));
-    Ok((state, name))
+fn start(act: &Act) -> Result<bool> {
+    let dir = absolute(&act.at.dir)?;
+    let plan = contract::State::load(&dir)?.plan(&dir);
+    if let Some(service) = act.what.service() {
+        for seat in seats_of(&plan, service, act.node.as_deref())? {
+            owner::ask(&dir, &format!("service {} {}", service.name(), seat.name))?;
+        }
+        return Ok(true);
+    }
+    let node = node_of(&plan, act)?;
+    if act.what == Part::Machine {
+        faults::set_off(&plan, &node, false)?;
+    }
+    owner::ask(&dir, &format!("start {node} {:?}", act.what).to_lowercase())
+}
+
+fn node_of(plan: &Plan, act: &Act) -> Result<String> {
+    node_named(plan, act.node.as_ref().context("which node? (`--node`)")?)
+}
+
+/// The name of a node that people name by number or name.
+fn node_named(plan: &Plan, text: &str) -> Result<String> {
+    let name = if text.parse::<usize>().is_ok() { format!("node{text}") } else { text.to_owned() };
+    let names: Vec<&str> = plan.nodes.iter().map(|n| n.name.as_str()).collect();
+    anyhow::ensure!(names.contains(&name.as_str()), "no node `{text}` in this mesh; there are: {}", names.join(", "));
+    Ok(name)
+}
+
+/// Where `service` is; of several, all, or the one that is named by number or name.
+fn seats_of<'a>(plan: &'a Plan, service: Service, named: Option<&str>) -> Result<Vec<&'a Seat>> {
+    let seats = service.seats(plan);
+    anyhow::ensure!(!seats.is_empty(), "this mesh has no {}", service.name());
+    let Some(named) = named else { return Ok(seats) };
+    let is = |seat: &&Seat| seat.name == named || seat.name == format!("{}{named}", service.name());
+    let found: Vec<&Seat> = seats.into_iter().filter(is).collect();
+    anyhow::ensure!(!found.is_empty(), "this mesh has no {} `{named}`", service.name());
+    Ok(found)
 }
 
 fn signal_of(text: &str) -> Result<Signal> {

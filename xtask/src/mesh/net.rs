@@ -1,4 +1,4 @@
-//! The mesh's network: a bridge on the host, a namespace and a cable per node.
+//! The mesh's network: a bridge on the host, a namespace and a cable per node and for what stands beside them.
 //!
 //! Owns: making and removing them. What can hurt: two meshes that choose the same addresses; the choice is made under a
 //! lock and looks at what the host already routes. Removing what is not there is no error.
@@ -25,12 +25,12 @@ pub(crate) fn up(plan: &Plan) -> Result<String> {
     ip(&["link", "add", bridge, "type", "bridge", "stp_state", "0", "forward_delay", "0"])?;
     ip(&["addr", "add", &format!("{}/24", address(&subnet, 0)), "dev", bridge])?;
     ip(&["link", "set", bridge, "up"])?;
-    for node in &plan.nodes {
-        let (netns, cable) = (node.netns.as_str(), node.cable.as_str());
+    for seat in plan.seats() {
+        let (netns, cable) = (seat.netns.as_str(), seat.cable.as_str());
         ip(&["netns", "add", netns])?;
         ip(&["link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", netns])?;
         ip(&["link", "set", cable, "master", bridge, "up"])?;
-        ip(&["-n", netns, "addr", "add", &format!("{}/24", address(&subnet, node.number)), "dev", "eth0"])?;
+        ip(&["-n", netns, "addr", "add", &format!("{}/24", address(&subnet, seat.number)), "dev", "eth0"])?;
         ip(&["-n", netns, "link", "set", "lo", "up"])?;
         ip(&["-n", netns, "link", "set", "eth0", "up"])?;
         ip(&["-n", netns, "route", "add", "default", "via", &address(&subnet, 0)])?;
@@ -89,7 +89,11 @@ fn lock() -> Result<Flock<File>> {
     }
 }
 
-fn ip(args: &[&str]) -> Result<()> {
+/// Runs `ip`.
+///
+/// # Errors
+/// With its words.
+pub(super) fn ip(args: &[&str]) -> Result<()> {
     let done = Command::new("ip").args(args).output().context("cannot start `ip`")?;
     if !done.status.success() {
         bail!("`ip {}`: {}", args.join(" "), String::from_utf8_lossy(&done.stderr).trim());

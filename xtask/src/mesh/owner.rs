@@ -3,18 +3,18 @@
 //! Owns: `mesh.json`. Nobody else writes it. What can hurt: a node that dies on its way up; its log's last lines are
 //! shown. Refuses: starting again what was killed; a trial wants it dead until `mesh start`.
 
-use super::contract::{Mesh, Node, State};
-use super::plan::Plan;
+use super::contract::{Mesh, State};
+use super::kill::{AGENT, store_processes};
+use super::plan::{Plan, Seat};
 use super::process::{self, Place};
-use super::store::{self, Store};
-use super::{Part, agent};
+use super::services::{self, Service, greeting};
+use super::store::Store;
+use super::{Part, agent, status};
 use crate::{clock, run};
 use anyhow::{Context, Result, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -22,10 +22,11 @@ use std::time::Duration;
 
 /// A node that does not serve by then does not come up.
 const READY_WAIT: Duration = Duration::from_secs(60);
-/// A killed process may take so long to disappear.
-const GONE_WAIT: Duration = Duration::from_secs(10);
-/// The mark of an agent's process.
-const AGENT: &str = "agent";
+
+/// Between two looks at something that is to come.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// A service that has no process after so long has ended.
+const SERVICE_START_WAIT: Duration = Duration::from_secs(2);
 
 /// Why the owner ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,15 +74,18 @@ impl<'a> Owner<'a> {
         self.state.save(&self.plan.dir)
     }
 
-    /// Writes all configurations and starts all nodes.
+    /// Writes all configurations and starts all nodes, and etcd before them.
     ///
     /// # Errors
     /// When something cannot be written or started.
     pub(crate) fn start_all(&mut self, level: &str) -> Result<()> {
+        for seat in &self.plan.etcd {
+            services::start(self.plan, &self.state.subnet, Service::Etcd, seat)?;
+        }
         let nodes = self.state.mesh.nodes.clone();
         let ips: Vec<&str> = nodes.iter().map(|n| n.ip.as_str()).collect();
         if self.with_plugin {
-            agent::write(self.plan, &ips, level)?;
+            agent::write(self.plan, &ips, level, &self.state.mesh.coordinator)?;
         }
         if self.with_agent {
             agent::certificates(self.plan, &ips)?;
@@ -148,12 +152,15 @@ impl<'a> Owner<'a> {
         store_processes(&self.state, &self.state.mesh.nodes[at])
     }
 
-    /// Waits until every node serves.
+    /// Waits until every node serves, and starts what stands before them.
     ///
     /// # Errors
     /// When a node ends instead, takes too long, or a signal asks us to end.
     pub(crate) fn wait_until_ready(&mut self, signals: &SignalFd) -> Result<()> {
         let started = clock::now();
+        for seat in &self.plan.etcd {
+            self.wait_for_service(Service::Etcd, seat, Some(signals))?;
+        }
         for at in 0..self.plan.nodes.len() {
             loop {
                 process::reap();
@@ -167,7 +174,53 @@ impl<'a> Owner<'a> {
                     bail!("{} {how}: {waiting_for}\n{}", self.plan.nodes[at].name, self.last_lines(at));
                 }
                 ensure!(signals.read_signal()?.is_none(), "told to end");
-                std::thread::sleep(Duration::from_millis(50));
+                std::thread::sleep(LOOK_AGAIN);
+            }
+        }
+        if let Some(proxy) = &self.plan.proxy {
+            for service in Service::PROXIES {
+                services::start(self.plan, &self.state.subnet, service, proxy)?;
+            }
+            for service in Service::PROXIES {
+                self.wait_for_service(service, proxy, Some(signals))?;
+            }
+            while let Err(error) = self.routes() {
+                ensure!(started.elapsed() < READY_WAIT, "the nodes serve, but not all accounts: {error:#}");
+                ensure!(signals.read_signal()?.is_none(), "told to end");
+                std::thread::sleep(LOOK_AGAIN);
+            }
+        }
+        if self.with_agent {
+            status::place_now(&mut self.state.mesh);
+        }
+        Ok(())
+    }
+
+    fn wait_for_service(&self, service: Service, seat: &Seat, signals: Option<&SignalFd>) -> Result<()> {
+        let started = clock::now();
+        while let Err(error) = services::serves(&self.state.subnet, service, seat) {
+            process::reap();
+            let ended = service.processes(seat).is_empty() && started.elapsed() > SERVICE_START_WAIT;
+            if ended || started.elapsed() > READY_WAIT {
+                let logs: String = services::logs(seat).iter().map(|log| tail(log)).collect();
+                bail!("{} does not serve: {error:#}\n{logs}", service.name());
+            }
+            ensure!(signals.map_or(Ok(None), SignalFd::read_signal)?.is_none(), "told to end");
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
+    }
+
+    /// Does every agent route every account? One account of each group is asked for.
+    fn routes(&self) -> Result<()> {
+        if !self.with_agent {
+            return Ok(());
+        }
+        let mut groups = std::collections::BTreeSet::new();
+        let accounts: Vec<_> = self.state.mesh.accounts.iter().filter(|a| groups.insert(a.group)).collect();
+        for node in &self.state.mesh.nodes {
+            for account in &accounts {
+                services::http(&node.ip, agent::ROUTING_PORT, &format!("/account/{}/where", account.name))?;
             }
         }
         Ok(())
@@ -186,12 +239,7 @@ impl<'a> Owner<'a> {
 
     fn last_lines(&self, at: usize) -> String {
         let log = self.plan.nodes[at].home.join("log");
-        let tail = |name: &str| {
-            let text = std::fs::read_to_string(log.join(name)).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
-            lines[lines.len().saturating_sub(8)..].iter().map(|l| format!("  {name}: {l}\n")).collect::<String>()
-        };
-        ["agent.log", "dovecot.out", "dovecot.log"].map(tail).concat()
+        ["agent.log", "dovecot.out", "dovecot.log"].map(|name| tail(&log.join(name))).concat()
     }
 
     /// Shows the mesh to people.
@@ -249,14 +297,18 @@ impl<'a> Owner<'a> {
         if changed { self.save() } else { Ok(()) }
     }
 
-    /// One line: `start NODE PART`.
+    /// One line: `start NODE PART`, or `service NAME SEAT`.
     fn answer(&mut self, stream: &UnixStream) -> Result<()> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut line = String::new();
         BufReader::new(stream.take(1024)).read_line(&mut line)?;
         let words: Vec<&str> = line.split_whitespace().collect();
-        let ["start", name, part] = words[..] else { bail!("`{}` is not understood", line.trim()) };
+        let (name, part) = match words[..] {
+            ["start", name, part] => (name, part),
+            ["service", name, seat] => return self.start_service(name, seat),
+            _ => bail!("`{}` is not understood", line.trim()),
+        };
         let at = self.plan.nodes.iter().position(|n| n.name == name).with_context(|| format!("no node `{name}`"))?;
         let part = clap::ValueEnum::from_str(part, true).map_err(anyhow::Error::msg)?;
         self.start(at, part)?;
@@ -265,9 +317,19 @@ impl<'a> Owner<'a> {
         while let Err(error) = self.part_serves(at, part) {
             process::reap();
             ensure!(started.elapsed() < READY_WAIT, "{name} does not serve: {error:#}\n{}", self.last_lines(at));
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(LOOK_AGAIN);
         }
         Ok(())
+    }
+
+    fn start_service(&self, name: &str, seat: &str) -> Result<()> {
+        let all = [Service::Etcd].into_iter().chain(Service::PROXIES);
+        let service = all.into_iter().find(|service| service.name() == name).context("no such service")?;
+        let seat = service.seats(self.plan).into_iter().find(|of| of.name == seat).context("no such place")?;
+        if service.processes(seat).is_empty() {
+            services::start(self.plan, &self.state.subnet, service, seat)?;
+        }
+        self.wait_for_service(service, seat, None)
     }
 
     fn part_serves(&self, at: usize, part: Part) -> Result<()> {
@@ -284,64 +346,12 @@ impl<'a> Owner<'a> {
     }
 }
 
-fn greeting(host: &str, port: u16) -> Result<()> {
-    let address = (host, port).to_socket_addrs()?.next().context("no address")?;
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let mut first = [0; 3];
-    stream.read_exact(&mut first)?;
-    ensure!(&first == b"* O" || &first == b"220", "greeted with {first:?}");
-    Ok(())
-}
-
-/// The store's whole tree: Dovecot's programs in the node's namespace, and what is in the store's control group.
-fn store_processes(state: &State, node: &Node) -> Vec<i32> {
-    let of_store = |pid: &i32| store::is_program(&process::program_of(*pid));
-    let mut pids: Vec<i32> = process::in_netns(&node.netns).into_iter().filter(of_store).collect();
-    if let Some(cgroup) = state.cgroups.get(&node.name) {
-        let more: Vec<i32> = process::in_cgroup(cgroup).into_iter().filter(|pid| !pids.contains(pid)).collect();
-        pids.extend(more);
-    }
-    pids
-}
-
-fn agent_processes(node: &Node) -> Vec<i32> {
-    let is_agent = |pid: &i32| process::mark_of(*pid).is_some_and(|mark| mark == AGENT);
-    process::in_netns(&node.netns).into_iter().filter(is_agent).collect()
-}
-
-/// Sends `signal` to processes of `node`. Signals that end or stop at once go to the store's whole tree, all others to
-/// its master alone, which is what they are meant for. After SIGKILL, waits until they are gone.
-///
-/// # Errors
-/// When nothing of what was asked for runs.
-pub(crate) fn kill(state: &State, node: &str, what: Part, signal: Signal) -> Result<bool> {
-    let at_once = [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGCONT, Signal::SIGABRT, Signal::SIGSEGV];
-    let whole_tree = at_once.contains(&signal);
-    let node = state.mesh.nodes.iter().find(|n| n.name == node).with_context(|| format!("no node `{node}`"))?;
-    let find = || {
-        let mut pids = if what.agent() { agent_processes(node) } else { Vec::new() };
-        if what.store() {
-            let all = store_processes(state, node).into_iter();
-            pids.extend(all.filter(|pid| whole_tree || Some(*pid) == node.store_pid));
-        }
-        pids
-    };
-    let pids = find();
-    ensure!(!pids.is_empty(), "nothing of it runs on `{}`", node.name);
-    process::signal(&pids, signal);
-    let sent = clock::now();
-    while signal == Signal::SIGKILL && sent.elapsed() < GONE_WAIT {
-        let left = find();
-        // One that is ending has no environment any more, and with it no mark, but still holds its files (seen: a start
-        // right after it took it for alive and started nothing).
-        if left.is_empty() && !pids.iter().any(|pid| process::is_there(*pid)) {
-            break;
-        }
-        process::signal(&left, signal); // born meanwhile
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(true)
+/// The last lines of a log, for people.
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let name = log.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(8)..].iter().map(|line| format!("  {name}: {line}\n")).collect()
 }
 
 /// Leaves only the process numbers that are really there now.

@@ -3,10 +3,12 @@
 //! Owns: the order of things. Every step that made something is taken back when a later one fails.
 //! Refuses: a folder that has something else in it; its end would remove that.
 
-use super::contract::{Account, Endpoint, Format, Mesh, Node, STATE_VERSION, State};
+use super::contract::{
+    Account, Coordinator, CoordinatorKind, Endpoint, Format, Mesh, Node, Proxy, STATE_VERSION, State,
+};
 use super::owner::{End, Owner};
-use super::plan::{ACCOUNTS_MAX, NODES_MAX, PASSWORD, Plan, address};
-use super::{agent, down, net, process, store};
+use super::plan::{ACCOUNTS_MAX, ETCD_MAX, NODES_MAX, PASSWORD, Plan, address};
+use super::{agent, down, net, process, services, store};
 use crate::{build, host, run, stop};
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
@@ -14,6 +16,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+/// The epoch of groups that are where the configuration says.
+const FIRST_EPOCH: u64 = 1;
 
 /// Arguments of `mesh up`.
 #[derive(clap::Args, Clone)]
@@ -45,9 +50,31 @@ pub(crate) struct Args {
     /// End when the process that started this one ends
     #[arg(long, hide = true)]
     pub(crate) follow_parent: bool,
+    /// nginx, HAProxy and Postfix before the nodes (the default with 3 nodes and more)
+    #[arg(long)]
+    pub(crate) proxies: bool,
+    /// No proxies
+    #[arg(long, conflicts_with = "proxies")]
+    pub(crate) no_proxies: bool,
+    /// Where leases and epochs live (default: `etcd` with 3 nodes and more, else `none`)
+    #[arg(long, value_enum)]
+    pub(crate) coordinator: Option<CoordinatorKind>,
+    /// Members of etcd, 1 to 3; with it, etcd is the coordinator
+    #[arg(long, value_name = "MEMBERS")]
+    pub(crate) etcd: Option<usize>,
     /// Install and build nothing; use what is there
     #[arg(long)]
     pub(crate) no_build: bool,
+}
+
+impl Args {
+    /// Proxies before the nodes or not, and which coordinator.
+    fn beside(&self) -> (bool, CoordinatorKind) {
+        let whole = self.nodes >= 3 && !self.store_only && !self.no_agent;
+        let etcd = (whole || self.etcd.is_some()).then_some(CoordinatorKind::Etcd);
+        let coordinator = self.coordinator.or(etcd).unwrap_or(CoordinatorKind::None);
+        ((whole || self.proxies) && !self.no_proxies, coordinator)
+    }
 }
 
 /// The command.
@@ -57,6 +84,10 @@ pub(crate) struct Args {
 pub(crate) fn main(args: &Args) -> Result<bool> {
     ensure!((1..=NODES_MAX).contains(&args.nodes), "`--nodes` is 1 to {NODES_MAX}");
     ensure!((1..=ACCOUNTS_MAX).contains(&args.accounts), "`--accounts` is 1 to {ACCOUNTS_MAX}");
+    ensure!(args.etcd.is_none_or(|members| (1..=ETCD_MAX).contains(&members)), "`--etcd` is 1 to {ETCD_MAX}");
+    let (proxies, coordinator) = args.beside();
+    ensure!(args.etcd.is_none() || coordinator == CoordinatorKind::Etcd, "`--etcd` needs `--coordinator etcd`");
+    let members = if coordinator == CoordinatorKind::Etcd { args.etcd.unwrap_or(1) } else { 0 };
     // Standard output belongs to the JSON; what is installed is named elsewhere.
     let json = args.json.then(run::take_stdout).transpose()?;
     if !args.no_build {
@@ -65,9 +96,10 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
                 eprintln!("building {part} ...");
             }
         };
-        build::for_mesh(&mut show, &mut |what| eprintln!("{what}"))?;
+        build::for_mesh(proxies || members > 0, &mut show, &mut |what| eprintln!("{what}"))?;
     }
-    if let Err(lack) = host::namespaces().and_then(|()| store::installed()) {
+    let installed = host::namespaces().and_then(|()| store::installed());
+    if let Err(lack) = installed.and_then(|()| services::installed(proxies, members > 0)) {
         bail!("a mesh cannot run here: {lack}");
     }
     let signals = process::block_signals()?;
@@ -75,9 +107,9 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
     process::adopt_orphans();
     let fresh = !args.dir.exists();
     let dir = claim(&args.dir)?;
-    let plan = Plan::new(&dir, args.nodes, args.accounts, args.format);
+    let plan = Plan::new(&dir, args.nodes, args.accounts, args.format).with(proxies, members);
     let mut made = Made { plan: &plan, fresh, armed: true };
-    let mut owner = make(&plan, args, fresh)?;
+    let mut owner = make(&plan, args, fresh, coordinator)?;
     owner.start_all(&args.level)?;
     owner.wait_until_ready(&signals)?;
     owner.save()?;
@@ -116,7 +148,14 @@ impl Drop for Made<'_> {
 
 /// A mesh that did not come up is worth a look at its logs.
 fn keep_logs(plan: &Plan) -> Option<PathBuf> {
-    let kept = run::target_dir().join("test-logs").join(format!("mesh-{}", plan.tag));
+    let kept = services::kept_logs(&plan.tag);
+    for seat in plan.proxy.iter().chain(&plan.etcd) {
+        for log in services::logs(seat) {
+            let to = kept.join(log.strip_prefix(&plan.home).ok()?);
+            std::fs::create_dir_all(to.parent()?).ok()?;
+            let _ = std::fs::copy(&log, to);
+        }
+    }
     for node in &plan.nodes {
         let to = kept.join(&node.name);
         std::fs::create_dir_all(&to).ok()?;
@@ -144,7 +183,7 @@ fn claim(dir: &Path) -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn make<'a>(plan: &'a Plan, args: &Args, made_dir: bool) -> Result<Owner<'a>> {
+fn make<'a>(plan: &'a Plan, args: &Args, made_dir: bool, coordinator: CoordinatorKind) -> Result<Owner<'a>> {
     down::take_away_leftovers(plan);
     std::fs::create_dir_all(&plan.home).with_context(|| format!("cannot make `{}`", plan.home.display()))?;
     let none: Option<&str> = None;
@@ -168,7 +207,7 @@ fn make<'a>(plan: &'a Plan, args: &Args, made_dir: bool) -> Result<Owner<'a>> {
         owner_pid: i32::try_from(std::process::id()).unwrap_or(0),
         made_dir,
         format: plan.format,
-        mesh: mesh(plan, &subnet),
+        mesh: mesh(plan, &subnet, coordinator),
         subnet,
         cgroups,
     };
@@ -176,16 +215,16 @@ fn make<'a>(plan: &'a Plan, args: &Args, made_dir: bool) -> Result<Owner<'a>> {
     Owner::new(plan, state, !args.store_only, !args.store_only && !args.no_agent)
 }
 
-fn mesh(plan: &Plan, subnet: &str) -> Mesh {
+fn mesh(plan: &Plan, subnet: &str, coordinator: CoordinatorKind) -> Mesh {
+    let at = |ip: &str, port| Endpoint { host: ip.to_owned(), port };
     let nodes = plan.nodes.iter().map(|node| {
         let ip = address(subnet, node.number);
-        let endpoint = |port| Endpoint { host: ip.clone(), port };
         Node {
             name: node.name.clone(),
             netns: node.netns.clone(),
             dir: plan.dir.join(&node.name),
-            imap: endpoint(store::IMAP_PORT),
-            lmtp: endpoint(store::LMTP_PORT),
+            imap: at(&ip, store::IMAP_PORT),
+            lmtp: at(&ip, store::LMTP_PORT),
             metrics: agent::metrics_url(&ip),
             admin_socket: agent::admin_socket(&node.home),
             agent_pid: None,
@@ -194,10 +233,25 @@ fn mesh(plan: &Plan, subnet: &str) -> Mesh {
         }
     });
     let accounts = (0..plan.accounts).map(|n| {
-        let (name, active, replica) = plan.account(n);
+        let (name, group) = plan.account(n);
+        let placed = plan.group(group);
         let named = |at: usize| plan.nodes.get(at).map(|n| n.name.clone()).unwrap_or_default();
-        let replicas = replica.map(named).into_iter().collect();
-        Account { name, password: PASSWORD.to_owned(), active: named(active), replicas, lag: None }
+        Account {
+            name,
+            password: PASSWORD.to_owned(),
+            active: named(placed.active),
+            replicas: placed.replicas.into_iter().map(named).collect(),
+            group: u32::try_from(group).unwrap_or(u32::MAX),
+            epoch: FIRST_EPOCH,
+            lag: None,
+        }
     });
-    Mesh { nodes: nodes.collect(), accounts: accounts.collect(), blob_dir: plan.dir.join("blobs") }
+    let proxy = plan.proxy.as_ref().map(|proxy| {
+        let ip = address(subnet, proxy.number);
+        let [imap, pop3, smtp] = [services::IMAP_PORT, services::POP3_PORT, services::SMTP_PORT];
+        Proxy { imap: at(&ip, imap), pop3: at(&ip, pop3), smtp: at(&ip, smtp) }
+    });
+    let coordinator = Coordinator { kind: coordinator, endpoints: services::endpoints(plan, subnet) };
+    let blob_dir = plan.dir.join("blobs");
+    Mesh { nodes: nodes.collect(), accounts: accounts.collect(), blob_dir, proxy, coordinator }
 }
