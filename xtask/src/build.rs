@@ -95,11 +95,7 @@ fn pass(part: &str, line: &str, progress: &mut dyn FnMut(&str, &str)) {
 ///
 /// # Errors
 /// When a mesh cannot be without what was not built.
-pub(crate) fn for_mesh(
-    beside: bool,
-    progress: &mut dyn FnMut(&str, &str),
-    note: &mut dyn FnMut(&str),
-) -> Result<()> {
+pub(crate) fn for_mesh(beside: bool, progress: &mut dyn FnMut(&str, &str), note: &mut dyn FnMut(&str)) -> Result<()> {
     let cannot = |lack: Lack| anyhow::anyhow!("a mesh cannot run here: {lack}");
     // Before minutes of installing and building that would be in vain.
     host::root().map_err(cannot)?;

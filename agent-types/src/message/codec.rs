@@ -4,9 +4,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{
-    BEAT_BYTES_MAX, BODY_BYTES_MAX, COUNCIL_BYTES_MAX, Channel, FRAME_PREFIX_BYTES, GROUP_ACK_BYTES, GROUPS_MAX, GroupAck, HEAD_BYTES,
-    HELLO_BYTES_MAX, HELLO_MAGIC, Hello, HelloAck, Message, MessageError, PARKED_ACCOUNTS_MAX, POSITION_BYTES,
-    Position, REFUSED_TEXT_BYTES_MAX, RefusedCode, ResyncReason, VERSION_TEXT_BYTES_MAX, kind,
+    BEAT_BYTES_MAX, BODY_BYTES_MAX, COUNCIL_BYTES_MAX, Channel, FRAME_PREFIX_BYTES, GROUP_ACK_BYTES, GROUPS_MAX,
+    GroupAck, HEAD_BYTES, HELLO_BYTES_MAX, HELLO_MAGIC, Hello, HelloAck, Message, MessageError, PARKED_ACCOUNTS_MAX,
+    POSITION_BYTES, Position, REFUSED_TEXT_BYTES_MAX, RefusedCode, ResyncReason, VERSION_TEXT_BYTES_MAX, kind,
 };
 use crate::frame::FRAME_BYTES_MAX;
 use crate::id::{ClusterId, Epoch, GroupId, NodeId, Sequence};

@@ -28,17 +28,13 @@ pub enum Seat {
     /// Users work here.
     Serving,
     /// It was promoted here, and is served account by account as each is ready.
-    Opening {
-        ready: HashSet<String>,
-    },
+    Opening { ready: HashSet<String> },
     /// It is about to be served, here or elsewhere: who can wait a moment does.
     Moving,
     /// This node may not change it at the moment.
     Fenced(String),
     /// Another node is active; `ready` = it serves.
-    Elsewhere {
-        ready: bool,
-    },
+    Elsewhere { ready: bool },
 }
 
 impl View {

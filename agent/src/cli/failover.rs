@@ -183,7 +183,8 @@ pub fn switchover(context: &Context, args: &SwitchoverArgs) -> Result<Exit, Fail
     if args.dry_run {
         return dry_run(context, &client, &target, &concerned);
     }
-    let done: Done = client.post("/v1/order", &OrderRequest::Switchover { of: target, to: args.to.clone(), at_wall_ns })?;
+    let done: Done =
+        client.post("/v1/order", &OrderRequest::Switchover { of: target, to: args.to.clone(), at_wall_ns })?;
     if args.wait_s == 0 || at_wall_ns > crate::clock::wall_ns() {
         print(context, &done)?;
         return Ok(Exit::Fine);
@@ -260,7 +261,8 @@ pub fn drain(context: &Context, args: &DrainArgs) -> Result<Exit, Failure> {
             return Ok(Exit::Fine);
         }
         if crate::clock::instant() >= until {
-            let text = format!("groups {left:?} are still active on `{}`; `understudy explain GROUP` says why", args.node);
+            let text =
+                format!("groups {left:?} are still active on `{}`; `understudy explain GROUP` says why", args.node);
             print(context, &Done { done: text })?;
             return Ok(Exit::Bad);
         }
@@ -303,8 +305,7 @@ pub fn promote(context: &Context, args: &PromoteArgs) -> Result<Exit, Failure> {
 /// # Errors
 /// No agent answers, or it knows no such group, account or node.
 pub fn explain(context: &Context, args: &ExplainArgs) -> Result<Exit, Failure> {
-    let explained: Vec<Explained> =
-        context.client()?.post("/v1/explain", &ExplainRequest { of: args.of.target() })?;
+    let explained: Vec<Explained> = context.client()?.post("/v1/explain", &ExplainRequest { of: args.of.target() })?;
     print_explained(context, &explained)?;
     Ok(Exit::Fine)
 }
@@ -336,7 +337,8 @@ fn print_explained(context: &Context, explained: &[Explained]) -> Result<(), Fai
 
 fn time_of(wall_ns: u64) -> String {
     let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(wall_ns)).ok();
-    let format = time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]Z");
+    let format =
+        time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]Z");
     at.and_then(|at| at.format(&format).ok()).unwrap_or_default()
 }
 

@@ -12,7 +12,7 @@ pub mod systemd;
 
 pub use server::{Control, ControlError, serve};
 
-use model::{Done, Explained, OrderRequest, Target, RuleRow, Status, VerifyResult};
+use model::{Done, Explained, OrderRequest, RuleRow, Status, Target, VerifyResult};
 
 /// Largest request body, in bytes. A larger one is refused with 413.
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;

@@ -6,7 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::model::{AccountStatus, Done, Explained, OrderRequest, Target, ResyncRequest, Role, RuleRow, Status, VerifyRequest, VerifyResult};
+use super::model::{
+    AccountStatus, Done, Explained, OrderRequest, ResyncRequest, Role, RuleRow, Status, Target, VerifyRequest,
+    VerifyResult,
+};
 use super::*;
 use crate::cli::Failure;
 use crate::cli::client::Client;

@@ -95,13 +95,11 @@ pub fn check(settings: &Settings, rto_ns: u64) -> Result<Stages, String> {
     let problem = |what: &str, which: &[Stage]| {
         (rto_ms > 0 && sum(which) > rto_ms).then(|| format!("after {what}: {}", listed(which)))
     };
-    let problems: Vec<String> = [
-        problem("the loss of a node", &stages.node_lost),
-        problem("a stall of a store", &stages.store_stalled),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let problems: Vec<String> =
+        [problem("the loss of a node", &stages.node_lost), problem("a stall of a store", &stages.store_stalled)]
+            .into_iter()
+            .flatten()
+            .collect();
     if problems.is_empty() {
         return Ok(stages);
     }

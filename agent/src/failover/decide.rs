@@ -342,7 +342,8 @@ impl Decider {
     pub(super) fn epoch_known(&self, group: GroupId) -> u64 {
         let record = self.view.group(group).map_or(0, |record| record.epoch);
         let local = self.groups.get(&group);
-        let tail = local.and_then(|local| local.stands.as_ref()).map_or(0, |stands| stands.tail_epoch.0.max(stands.epoch.0));
+        let tail =
+            local.and_then(|local| local.stands.as_ref()).map_or(0, |stands| stands.tail_epoch.0.max(stands.epoch.0));
         record.max(tail).max(local.map_or(0, |local| local.epoch_seen))
     }
 

@@ -96,9 +96,10 @@ impl Decider {
 
     /// The earliest end of all groups that are served; the past when there is none.
     fn earliest(&self) -> BootNs {
-        let served = self.groups.iter().filter(|(_, local)| {
-            local.emitted.as_ref().is_some_and(|emitted| emitted.role == Role::Serve)
-        });
+        let served = self
+            .groups
+            .iter()
+            .filter(|(_, local)| local.emitted.as_ref().is_some_and(|emitted| emitted.role == Role::Serve));
         served.map(|(group, _)| self.valid_until(*group)).min().unwrap_or(BootNs(1)).max(BootNs(1))
     }
 

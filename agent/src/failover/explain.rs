@@ -130,9 +130,8 @@ impl Decider {
             };
             (group.0, view)
         });
-        let listed = at.view.groups.values().flat_map(|entry| {
-            entry.record.replicas().into_iter().chain(entry.record.active())
-        });
+        let listed =
+            at.view.groups.values().flat_map(|entry| entry.record.replicas().into_iter().chain(entry.record.active()));
         let nodes: std::collections::BTreeSet<NodeId> =
             at.view.leases.keys().chain(at.view.nodes.keys()).copied().chain(listed).collect();
         Overview {

@@ -175,17 +175,38 @@ pub struct Desired {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
     /// Make the group active on another node, with nothing lost. `None`: on the best replica.
-    Move { groups: Vec<GroupId>, to: Option<NodeId>, at_wall_ns: u64 },
+    Move {
+        groups: Vec<GroupId>,
+        to: Option<NodeId>,
+        at_wall_ns: u64,
+    },
     /// Take a wish to move back.
-    CancelMove { groups: Vec<GroupId> },
+    CancelMove {
+        groups: Vec<GroupId>,
+    },
     /// No group is to be active on the node, or it may have some again.
-    Drain { node: NodeId, drained: bool, reason: String, owner: String },
+    Drain {
+        node: NodeId,
+        drained: bool,
+        reason: String,
+        owner: String,
+    },
     /// Promote this node although it cannot prove that it has everything.
-    Force { group: GroupId },
-    Pause { id: String, pause: PauseRecord },
-    Resume { id: String },
+    Force {
+        group: GroupId,
+    },
+    Pause {
+        id: String,
+        pause: PauseRecord,
+    },
+    Resume {
+        id: String,
+    },
     /// Change lists of replicas; an active node is changed by [`Order::Move`].
-    Replicas { group: GroupId, replicas: Vec<NodeId> },
+    Replicas {
+        group: GroupId,
+        replicas: Vec<NodeId>,
+    },
 }
 
 /// What happened.

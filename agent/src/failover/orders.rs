@@ -81,7 +81,8 @@ impl Decider {
     fn order_late(&mut self, id: u64) {
         let late = |running: &Running| self.now.since_ns(running.since) >= FAILOVER_ORDER_MS_MAX * MS;
         if self.orders.get(&id).is_some_and(late) {
-            let why = "the coordinator did not confirm it in time; look with `understudy placement show` what is so now";
+            let why =
+                "the coordinator did not confirm it in time; look with `understudy placement show` what is so now";
             self.answer(id, Err(why.to_owned()));
         }
     }
@@ -102,12 +103,13 @@ impl Decider {
     /// Why an order cannot be taken at all.
     fn judge(&self, order: &Order) -> Result<(), String> {
         match order {
-            Order::Move { groups, to, .. } => {
-                groups.iter().try_for_each(|group| self.judge_move(*group, *to)).and_then(|()| match groups.is_empty() {
+            Order::Move { groups, to, .. } => groups
+                .iter()
+                .try_for_each(|group| self.judge_move(*group, *to))
+                .and_then(|()| match groups.is_empty() {
                     true => Err("no group is named".to_owned()),
                     false => Ok(()),
-                })
-            }
+                }),
             Order::CancelMove { groups } => groups.iter().try_for_each(|group| self.known(*group).map(|_| ())),
             Order::Force { group } => self.judge_force(*group),
             Order::Replicas { group, replicas } => {

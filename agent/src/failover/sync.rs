@@ -91,9 +91,8 @@ impl Decider {
         }
         let mut record = before.clone();
         let stands = local.stands.clone();
-        let stands = stands.filter(|stands| {
-            stands.epoch == before.epoch() && matches!(stands.role, Role::Serve | Role::Fenced)
-        });
+        let stands =
+            stands.filter(|stands| stands.epoch == before.epoch() && matches!(stands.role, Role::Serve | Role::Fenced));
         if let Some(stands) = &stands {
             note_base(local, before.epoch, stands);
             // While a change is under way, what clients wait for must not shrink: it may be about to count.

@@ -119,9 +119,8 @@ impl Txns {
 
     /// A refused change of the group is not tried again at once.
     pub(super) fn cooling(&self, group: GroupId, view_revision: u64, now: BootNs) -> bool {
-        let same = |(revision, at): &(u64, BootNs)| {
-            *revision == view_revision && now.since_ns(*at) < FAILOVER_RETRY_MS * MS
-        };
+        let same =
+            |(revision, at): &(u64, BootNs)| *revision == view_revision && now.since_ns(*at) < FAILOVER_RETRY_MS * MS;
         self.refused.get(&group).is_some_and(same)
     }
 }
@@ -179,7 +178,9 @@ impl Decider {
         match answer {
             Answer::Done { revision } => pending.state = State::Done(*revision),
             // These expect only what they change, and are judged anew by what is there: twice does no harm.
-            Answer::Unknown if matches!(pending.purpose, Purpose::Release | Purpose::Order { .. }) => self.end(id, End::Settled),
+            Answer::Unknown if matches!(pending.purpose, Purpose::Release | Purpose::Order { .. }) => {
+                self.end(id, End::Settled)
+            }
             Answer::Unknown => pending.state = State::Unknown(self.now),
             Answer::Refused | Answer::Unreachable => {
                 let seen = self.view.revision;

@@ -119,7 +119,12 @@ impl View {
     }
 
     /// The pause that forbids to promote a group of this node's here, or to move it.
-    pub(super) fn failover_pause(&self, group: GroupId, nodes: &[NodeId], wall_ns: u64) -> Option<(&str, &PauseRecord)> {
+    pub(super) fn failover_pause(
+        &self,
+        group: GroupId,
+        nodes: &[NodeId],
+        wall_ns: u64,
+    ) -> Option<(&str, &PauseRecord)> {
         self.pauses.iter().find_map(|(id, entry)| {
             let pause = &entry.record;
             let concerned = match &pause.scope {

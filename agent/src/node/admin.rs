@@ -9,14 +9,14 @@ use std::time::Duration;
 use crossbeam::channel::{Sender, bounded};
 use understudy_types::id::{GroupId, NodeId};
 
+use super::council::Ask;
 use super::query::Query;
 use super::verify::Verifier;
 use crate::capture::view::SharedView;
 use crate::config::model::CoordinatorKind;
 use crate::config::{self, Loaded};
 use crate::control::Admin;
-use super::council::Ask;
-use crate::control::model::{Done, Explained, OrderRequest, Rule, Target, RuleRow, Status, VerifyResult};
+use crate::control::model::{Done, Explained, OrderRequest, Rule, RuleRow, Status, Target, VerifyResult};
 use crate::failover::Order;
 use crate::limits::QUERY_MS_MAX;
 use crate::rules::Rules;

@@ -394,8 +394,7 @@ impl Core {
             return None;
         }
         let own = self.own.contains_key(&group.id);
-        let exporting = self.owes(account, &group.replicas)
-            || self.is_changing(account, self.is_ring_unread());
+        let exporting = self.owes(account, &group.replicas) || self.is_changing(account, self.is_ring_unread());
         let last_seq = self.last_seq(account, group.id);
         let (active, replicas) = (group.active, group.replicas.clone());
         Some(AccountPosition { group: group.id, active, replicas, own, last_seq, exporting })

@@ -209,7 +209,11 @@ impl Core {
                     Some(Stage::TakingOver)
                 }
                 (Stage::TakingOver, Role::Serve | Role::Fenced) => {
-                    if self.has_taken_over(group) { self.open_own(group) } else { None }
+                    if self.has_taken_over(group) {
+                        self.open_own(group)
+                    } else {
+                        None
+                    }
                 }
                 (Stage::Idle, Role::Follow) if self.must_merge(group) => Some(Stage::Merging),
                 (Stage::Merging, Role::Follow) if self.must_merge(group) => None,

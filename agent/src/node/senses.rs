@@ -17,7 +17,7 @@ use crate::beat::{self, BeatSender, BeatSlot, Speaker};
 use crate::evidence::EvidenceThread;
 use crate::limits::VERSION_ASK_MS;
 use crate::pressure::{PressureReader, PressureSample};
-use crate::probe::{Probe, ProbeSample};
+use crate::probe::{KernelEvent, Probe, ProbeSample};
 use crate::signal::{JournalFigures, PeerFigures, RecordFigures, RingFigures, Signal};
 use crate::store::Store;
 
@@ -88,7 +88,13 @@ impl Core {
         let newest = self.probes.probe.as_ref().and_then(|probe| probe.samples.try_iter().last());
         let events: Vec<_> = self.probes.probe.iter().flat_map(|probe| probe.events.try_iter()).collect();
         for event in events {
-            tracing::info!(?event, "the kernel tells of the store");
+            // Sessions end all day; what ended badly, and the first process, is worth a line.
+            match event {
+                KernelEvent::Exit { status: 0, signal: 0, is_store: false, .. } => {
+                    tracing::debug!(?event, "the kernel tells of the store");
+                }
+                event => tracing::info!(?event, "the kernel tells of the store"),
+            }
         }
         let sample: ProbeSample =
             newest.or_else(|| self.probes.signal.as_ref().map(|signal| signal.probe.clone())).unwrap_or_default();

@@ -93,7 +93,11 @@ impl Core {
     /// No change of the group is in the making, and the ring holds nothing that was not taken.
     fn is_quiet(&self, group: GroupId) -> bool {
         let Some(own) = self.own.get(&group) else { return false };
-        if !self.is_seat_known(group) || self.is_ring_unread() || !own.batch.is_empty() || own.journaled != own.batch.captured().0 {
+        if !self.is_seat_known(group)
+            || self.is_ring_unread()
+            || !own.batch.is_empty()
+            || own.journaled != own.batch.captured().0
+        {
             return false;
         }
         let open = self.open_buckets();

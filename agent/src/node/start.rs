@@ -45,11 +45,11 @@ use crate::clock;
 use crate::config::model::{BlobKind, CoordinatorKind, IoBackend, ProbeMode};
 use crate::config::{Config, Loaded, Placement};
 use crate::control::{self, Control};
+use crate::coordinator;
 use crate::coordinator::client::CoordinatorClient;
 use crate::coordinator::record::{Cause, GroupRecord};
-use crate::coordinator;
-use crate::failover::{Desired, Input, Placed, Role, Settings};
 use crate::evidence::{self, EvidenceConfig, EvidenceThread};
+use crate::failover::{Desired, Input, Placed, Role, Settings};
 use crate::frame::FrameCodec;
 use crate::journal::{self, Journal, JournalConfig};
 use crate::limits::{CAPTURE_QUEUE_MAX, EVENTS_MAX, JOURNAL_CACHE_BYTES, STORE_EXPORT_MS_MAX};
@@ -62,8 +62,8 @@ use crate::resync::{Exporters, Queue};
 use crate::routing::{self, Routing};
 use crate::rules::Rules;
 use crate::ship::{ShipLimits, Shipper};
-use crate::store::{RaiseGap, Store};
 use crate::store::dovecot::{DovecotConfig, DovecotStore};
+use crate::store::{RaiseGap, Store};
 use crate::transport::{PeerConfig, TlsPaths, Transport, TransportConfig, TransportLimits};
 
 /// A node that is ready to loop.
@@ -453,7 +453,15 @@ fn first_roles(core: &mut Core) {
                 since_wall_ns: 0,
             };
             let why = why("as configured");
-            wanted.push(Desired { group: group.id, role, record, required: BTreeSet::new(), hold: false, number: 0, why });
+            wanted.push(Desired {
+                group: group.id,
+                role,
+                record,
+                required: BTreeSet::new(),
+                hold: false,
+                number: 0,
+                why,
+            });
         }
     }
     wanted.into_iter().for_each(|desired| core.desire(Box::new(desired)));

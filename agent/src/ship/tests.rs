@@ -294,7 +294,8 @@ fn a_group_that_opens_while_the_peer_is_connected_waits_for_its_position() {
     };
     let group = GroupId(7);
     assert_eq!(shipper.apply(opened), []);
-    let frame = FrameMeta { first: Sequence(1), last: Sequence(1), bytes: 10, captured_first_wall_ns: 0, hash: [5; 32] };
+    let frame =
+        FrameMeta { first: Sequence(1), last: Sequence(1), bytes: 10, captured_first_wall_ns: 0, hash: [5; 32] };
     assert_eq!(shipper.apply(ShipEvent::Journaled { group, frame }), [], "nobody knows what the peer has");
     let position = Position { group, epoch: Epoch(1), journaled: Sequence(0), applied: Sequence(0), hash: [0; 32] };
     let told = ShipEvent::Positions { peer: peer(), link: LINK, positions: vec![position] };

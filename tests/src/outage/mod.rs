@@ -235,7 +235,11 @@ impl Shared {
         let due = |turn: u32| self.setup.interval.saturating_mul(turn) + apart;
         let mut turn = nth;
         while self.wait(due(turn)) {
-            if kind == SMTP { self.deliver(account) } else { self.session(account) }
+            if kind == SMTP {
+                self.deliver(account)
+            } else {
+                self.session(account)
+            }
             turn = turn.saturating_add(self.setup.workers);
             while due(turn) < self.now() {
                 turn = turn.saturating_add(self.setup.workers);

@@ -78,7 +78,13 @@ pub(super) fn haproxy(dir: &Path, ips: &[&str]) -> (Server, [u16; 2], PathBuf) {
 /// Postfix: the port of SMTP. Its socketmap is at `map`.
 pub(super) fn postfix(dir: &Path, map: u16) -> (Server, u16) {
     let [port] = ports();
-    let at = PostfixAt { ip: "127.0.0.1".to_owned(), port, map: local(map), networks: "127.0.0.0/8".to_owned(), netns: None };
+    let at = PostfixAt {
+        ip: "127.0.0.1".to_owned(),
+        port,
+        map: local(map),
+        networks: "127.0.0.0/8".to_owned(),
+        netns: None,
+    };
     let prepared = proxies::postfix(&dir.join("postfix"), &at).expect("prepared");
     (start("postfix", dir, &prepared, port), port)
 }

@@ -142,7 +142,8 @@ fn seats_named(plan: &Plan, whom: &str) -> Result<Vec<String>> {
 fn change(plan: &Plan, what: impl FnOnce(&mut Faults)) -> Result<()> {
     let file = plan.dir.join("mesh.faults");
     let open = std::fs::OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&file);
-    let lock = Flock::lock(open.with_context(|| format!("cannot write `{}`", file.display()))?, FlockArg::LockExclusive);
+    let lock =
+        Flock::lock(open.with_context(|| format!("cannot write `{}`", file.display()))?, FlockArg::LockExclusive);
     let Ok(_lock) = lock else { bail!("cannot lock `{}`", file.display()) };
     let text = std::fs::read_to_string(&file)?;
     let mut faults: Faults = if text.is_empty() { Faults::default() } else { serde_json::from_str(&text)? };

@@ -80,7 +80,10 @@ impl Service {
 /// What of them is not installed, of those that are wanted.
 pub(crate) fn installed(proxies: bool, etcd: bool) -> Result<(), Lack> {
     let lack = |package: &str| {
-        Lack::new(format!("no {package}"), "`cargo xtask bootstrap --group proxies`, or `--no-proxies --coordinator none`")
+        Lack::new(
+            format!("no {package}"),
+            "`cargo xtask bootstrap --group proxies`, or `--no-proxies --coordinator none`",
+        )
     };
     if let Some(package) = proxies::lacking().filter(|_| proxies) {
         return Err(lack(package));

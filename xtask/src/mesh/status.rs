@@ -223,8 +223,7 @@ mod tests {
             lag: None,
         };
         let coordinator = Coordinator { kind: CoordinatorKind::None, endpoints: vec![] };
-        let mut mesh =
-            Mesh { nodes: vec![], accounts: vec![account], blob_dir: "/b".into(), proxy: None, coordinator };
+        let mut mesh = Mesh { nodes: vec![], accounts: vec![account], blob_dir: "/b".into(), proxy: None, coordinator };
         place(&mut mesh, &answers.iter().map(|(node, answer)| ((*node).to_owned(), answer.clone())).collect());
         let account = mesh.accounts.remove(0);
         (account.active, account.replicas, account.epoch)
@@ -232,9 +231,7 @@ mod tests {
 
     #[test]
     fn of_two_that_believe_to_be_active_the_higher_epoch_is() {
-        let group = |role: &str, active: &str, replicas: &[&str], epoch: u64| {
-            serde_json::json!({"groups": [{"id": 7, "role": role, "active": active, "replicas": replicas, "epoch": epoch}]})
-        };
+        let group = |role: &str, active: &str, replicas: &[&str], epoch: u64| serde_json::json!({"groups": [{"id": 7, "role": role, "active": active, "replicas": replicas, "epoch": epoch}]});
         let cut_off = ("node1", group("active", "node1", &["node2"], 1));
         let now = ("node2", group("active", "node2", &["node1"], 2));
         let after = ("node2".to_owned(), vec!["node1".to_owned()], 2);

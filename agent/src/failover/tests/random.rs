@@ -22,9 +22,7 @@ fn faults(world: &mut World, nodes: usize, groups: u32, span_ns: u64, count: u64
         let group = GroupId(u32::try_from(rng.below(u64::from(groups))).expect("small"));
         let to = id(u16::try_from(other + 1).expect("small"));
         let (begin, end) = match rng.below(16) {
-            0 | 1 => {
-                (Fault::CutCoordinator { node, heal: false }, Some(Fault::CutCoordinator { node, heal: true }))
-            }
+            0 | 1 => (Fault::CutCoordinator { node, heal: false }, Some(Fault::CutCoordinator { node, heal: true })),
             2 => (Fault::CoordinatorDown { heal: false }, Some(Fault::CoordinatorDown { heal: true })),
             3 => (
                 Fault::CutPeers { a: node, b: other, heal: false },

@@ -38,14 +38,38 @@ pub(super) type Op = (u64, u64);
 #[derive(Clone, Debug)]
 enum Event {
     /// The node's event loop looks at its times, ships and acknowledges.
-    Turn { node: usize, run: u32 },
+    Turn {
+        node: usize,
+        run: u32,
+    },
     /// A transaction reaches the coordinator.
-    Arrives { node: usize, run: u32, id: u64, expect: Vec<(Name, u64)>, write: Vec<TxnWrite>, sent: u64, tell: bool },
+    Arrives {
+        node: usize,
+        run: u32,
+        id: u64,
+        expect: Vec<(Name, u64)>,
+        write: Vec<TxnWrite>,
+        sent: u64,
+        tell: bool,
+    },
     /// For the decider, whatever the coordinator or a peer said.
-    Told { node: usize, run: u32, input: Input },
+    Told {
+        node: usize,
+        run: u32,
+        input: Input,
+    },
     /// In the order of the coordinator's stream to the node.
-    Streamed { node: usize, run: u32, stream: u32, input: Input },
-    Snapshot { node: usize, run: u32, stream: u32 },
+    Streamed {
+        node: usize,
+        run: u32,
+        stream: u32,
+        input: Input,
+    },
+    Snapshot {
+        node: usize,
+        run: u32,
+        stream: u32,
+    },
     Fault(Fault),
 }
 
@@ -53,20 +77,51 @@ type TxnWrite = (Name, Option<Record>, Option<u64>);
 
 #[derive(Clone, Debug)]
 pub(super) enum Fault {
-    CutCoordinator { node: usize, heal: bool },
-    CutPeers { a: usize, b: usize, heal: bool },
-    CoordinatorDown { heal: bool },
-    Slow { delay_ns: u64 },
-    Unsure { one_in: u64 },
-    Freeze { node: usize, ns: u64 },
+    CutCoordinator {
+        node: usize,
+        heal: bool,
+    },
+    CutPeers {
+        a: usize,
+        b: usize,
+        heal: bool,
+    },
+    CoordinatorDown {
+        heal: bool,
+    },
+    Slow {
+        delay_ns: u64,
+    },
+    Unsure {
+        one_in: u64,
+    },
+    Freeze {
+        node: usize,
+        ns: u64,
+    },
     /// The agent dies; the store goes on.
-    KillAgent { node: usize },
+    KillAgent {
+        node: usize,
+    },
     /// The machine dies.
-    Crash { node: usize },
-    Start { node: usize },
-    Store { node: usize, good: bool },
-    Lag { node: usize, on: bool },
-    Order { node: usize, order: Order },
+    Crash {
+        node: usize,
+    },
+    Start {
+        node: usize,
+    },
+    Store {
+        node: usize,
+        good: bool,
+    },
+    Lag {
+        node: usize,
+        on: bool,
+    },
+    Order {
+        node: usize,
+        order: Order,
+    },
 }
 
 pub(super) struct Node {
@@ -549,7 +604,11 @@ impl World {
             }
             Fault::CutPeers { a, b, heal } => {
                 let pair = (a.min(b), a.max(b));
-                if heal { self.peers_cut.remove(&pair) } else { self.peers_cut.insert(pair) };
+                if heal {
+                    self.peers_cut.remove(&pair)
+                } else {
+                    self.peers_cut.insert(pair)
+                };
             }
             Fault::Slow { delay_ns } => self.delay_ns = delay_ns,
             Fault::Unsure { one_in } => self.unsure_one_in = one_in,
@@ -652,7 +711,9 @@ impl World {
             let log = self.nodes[usize::from(node.get()) - 1].logs.get(&group);
             let log: BTreeSet<Op> = log.into_iter().flatten().copied().collect();
             if !acked.is_subset(&log) {
-                self.fails(format!("group {group}: node {node} is active or in sync and lacks acknowledged operations"));
+                self.fails(format!(
+                    "group {group}: node {node} is active or in sync and lacks acknowledged operations"
+                ));
                 return;
             }
         }
@@ -712,7 +773,11 @@ impl World {
                 }
             }
             self.acknowledge(node, group, &desired);
-            if self.loads && self.nodes[node].store_bad_since.is_none() && self.writes(node, group) && self.rng.one_in(5) {
+            if self.loads
+                && self.nodes[node].store_bad_since.is_none()
+                && self.writes(node, group)
+                && self.rng.one_in(5)
+            {
                 for _ in 0..=self.rng.below(3) {
                     self.serial += 1;
                     let op = (epoch, self.serial);

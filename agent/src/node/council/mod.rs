@@ -164,7 +164,10 @@ fn act(parts: &Parts, action: Action) -> bool {
         }
         Action::Reply { id, result } => drop(parts.queries.send(Query::Ordered { id, result })),
         Action::Stopped => return true,
-        Action::AskPromise { .. } | Action::Promise { .. } | Action::AskCandidate { .. } | Action::TellCandidate { .. } => {}
+        Action::AskPromise { .. }
+        | Action::Promise { .. }
+        | Action::AskCandidate { .. }
+        | Action::TellCandidate { .. } => {}
     }
     false
 }

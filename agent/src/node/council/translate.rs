@@ -12,8 +12,7 @@ use crate::failover::{Answer, Change, Input, Record};
 pub(super) fn input(event: CoordinatorEvent) -> Option<Input> {
     Some(match event {
         CoordinatorEvent::Snapshot(all, revision) => {
-            let changes =
-                all.into_iter().filter_map(|kv| change(&kv.key, Some(&kv.value), kv.revision)).collect();
+            let changes = all.into_iter().filter_map(|kv| change(&kv.key, Some(&kv.value), kv.revision)).collect();
             Input::Whole { changes, revision }
         }
         CoordinatorEvent::Changed(changes) => {
@@ -57,10 +56,7 @@ fn change(key: &str, value: Option<&[u8]>, revision: u64) -> Option<Change> {
 }
 
 /// The coordinator's transaction for what the decider wants.
-pub(super) fn transaction(
-    expect: Vec<(Name, u64)>,
-    write: Vec<(Name, Option<Record>, Option<u64>)>,
-) -> Txn {
+pub(super) fn transaction(expect: Vec<(Name, u64)>, write: Vec<(Name, Option<Record>, Option<u64>)>) -> Txn {
     let key = Name::key;
     let conditions = expect
         .iter()
