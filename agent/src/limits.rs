@@ -437,3 +437,29 @@ pub const FAILOVER_STOP_MS_MAX: u64 = 1_000;
 pub const FAILOVER_ORDER_MS_MAX: u64 = 5_000;
 /// Orders under way at one time. Past it a new one is refused.
 pub const FAILOVER_ORDERS_MAX: usize = 64;
+/// Accounts that are merged into their active at one time. More wait.
+pub const MERGES_AT_ONCE: usize = 2;
+/// First wait before an account whose merge failed is tried again, in milliseconds; doubles up to
+/// [`MERGE_RETRY_MS_MAX`].
+pub const MERGE_RETRY_MS_MIN: u64 = 500;
+/// Longest wait between two tries to merge an account, in milliseconds. Tries never end; the account is named in
+/// `status`.
+pub const MERGE_RETRY_MS_MAX: u64 = 30_000;
+/// Tries of an account that wait for the node that knows where the histories parted. Past it, it is merged without:
+/// nothing then counts as deleted.
+pub const MERGE_FORK_TRIES: u32 = 8;
+/// Plans of one try to merge an account. Past it the try failed, with what is still missing named.
+pub const MERGE_ROUNDS_MAX: usize = 4;
+/// Items in one request to merge. More go in several: one must be done within [`ASK_MS_MAX`], bodies included.
+pub const MERGE_OPS_MAX: usize = 64;
+/// Bytes of items in one request to merge. More go in several.
+pub const MERGE_BYTES_MAX: usize = 512 << 10;
+/// How often a UID that a user took first is replaced by the next one, in one request to merge. Past it the request
+/// failed, and is made again later.
+pub const MERGE_UID_TRIES: u32 = 16;
+/// Findings in the report of one merge. Past it they are counted and not written.
+pub const MERGE_FINDINGS_MAX: usize = 1_000_000;
+/// Merges whose report and progress are kept. Past it the oldest are removed.
+pub const MERGES_KEPT_MAX: usize = 200;
+/// How long the thread of merges sleeps when nothing happens, in milliseconds.
+pub const MERGE_IDLE_MS: u64 = 1_000;

@@ -9,7 +9,7 @@ pub mod applier;
 pub mod cursor;
 mod describe;
 pub mod filter;
-mod names;
+pub(crate) mod names;
 pub mod park;
 pub mod plan;
 mod request;

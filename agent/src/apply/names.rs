@@ -15,7 +15,7 @@ use super::plan::{Live, must_be_made_anew};
 use crate::digest::{AccountState, MailboxState};
 
 /// Whether `name` may be below `parent`.
-pub(super) fn is_below(name: &str, parent: &str) -> bool {
+pub(crate) fn is_below(name: &str, parent: &str) -> bool {
     name.strip_prefix(parent)
         .and_then(|rest| rest.chars().next())
         .is_some_and(|sign| !sign.is_alphanumeric() && !matches!(sign, ' ' | '-' | '_'))

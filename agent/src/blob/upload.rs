@@ -156,7 +156,7 @@ fn run(shared: &Shared, spool: &Spool, store: &dyn BlobStore, report: &dyn Fn(Up
 }
 
 /// Bytes that were stored, 0 if it was there before; `None` when the body is nowhere.
-fn upload(spool: &Spool, store: &dyn BlobStore, id: BlobId) -> Result<Option<u64>, BlobError> {
+pub(crate) fn upload(spool: &Spool, store: &dyn BlobStore, id: BlobId) -> Result<Option<u64>, BlobError> {
     let path = spool.path(id);
     let stored_bytes = match store.put(id, &path) {
         Ok(Put::Stored { bytes }) => bytes,

@@ -34,7 +34,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("digest", &[]),
     ("store", &["digest"]),
     ("resync", &["store", "digest", "blob", "frame", "journal", "apply"]),
-    ("routing", &[]), // `node` hands it the answers
+    ("merge", &["store", "digest", "blob", "apply"]), // what a node that comes back had alone
+    ("routing", &[]),                                 // `node` hands it the answers
     // Signal path.
     ("probe", &[]),
     ("pressure", &[]),
