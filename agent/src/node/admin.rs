@@ -19,6 +19,7 @@ use crate::control::Admin;
 use crate::control::model::{Done, Explained, OrderRequest, Rule, RuleRow, Status, Target, VerifyResult};
 use crate::failover::Order;
 use crate::limits::QUERY_MS_MAX;
+use crate::merge::Merger;
 use crate::rules::Rules;
 
 /// The node's side of the admin socket.
@@ -26,6 +27,7 @@ pub(crate) struct NodeAdmin {
     pub queries: Sender<Query>,
     /// `None`: no coordinator is configured, and nobody decides.
     pub asks: Option<Sender<Ask>>,
+    pub merger: Arc<Merger>,
     pub verifier: Verifier,
     pub view: SharedView,
     pub loaded: Arc<Loaded>,

@@ -15,6 +15,7 @@ mod council;
 mod debts;
 mod exports;
 mod gauges;
+mod merges;
 mod orders;
 mod parked;
 mod peers;
