@@ -316,6 +316,9 @@ impl Core {
         );
         self.receiver.close(group);
         if self.roles.shared {
+            // After a restart the cursor stands where this node was a replica last. What came after was captured from
+            // the store here: replayed, an old snapshot would take away what is newer (seen: an empty INBOX).
+            self.workers.rebase(group, tail.sequence.0);
             self.workers.stand(group, tail.sequence.0);
         }
         let names = self.names_of(group);
