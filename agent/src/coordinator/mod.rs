@@ -296,4 +296,26 @@ mod tests {
         let condition = Condition::Absent { key: String::new() };
         assert!(Txn { conditions: vec![condition], writes: Vec::new() }.check().is_err());
     }
+
+    #[test]
+    fn the_configuration_names_which_one_is_opened() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let opened = |text: &str| {
+            let config = Config::from_toml(&format!("[node]\nid = 1\nname = \"a\"\n{text}")).expect("valid");
+            open(&config).map(|coordinator| coordinator.map(|c| c.describe()))
+        };
+        assert_eq!(opened(""), Ok(None));
+        let embedded = opened(&format!("[coordinator]\nkind = \"embedded\"\npath = \"{}\"\n", dir.path().display()));
+        assert!(embedded.expect("opens").is_some_and(|name| name.starts_with("embedded, ")));
+        let etcd = "[coordinator]\nkind = \"etcd\"\nendpoints = [\"http://127.0.0.1:1\"]\n";
+        assert!(opened(etcd).expect("opens, though nobody answers").is_some_and(|name| name.starts_with("etcd, ")));
+        for bad in ["cert = \"/x\"", "user = \"x\"", "endpoints = [\"https://127.0.0.1:1\"]", "endpoints = [\"x\"]"] {
+            let text = if bad.starts_with("endpoints") {
+                format!("[coordinator]\nkind = \"etcd\"\n{bad}\n")
+            } else {
+                format!("{etcd}{bad}\n")
+            };
+            assert!(matches!(opened(&text), Err(CoordinatorError::Config(_))), "{bad}");
+        }
+    }
 }

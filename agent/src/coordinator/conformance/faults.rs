@@ -5,8 +5,8 @@
 
 use understudy_types::id::ClusterId;
 
-use super::{SHORT, World, at, done, put, refused, state, txn, until_done};
-use crate::coordinator::CoordinatorError;
+use super::{SHORT, World, at, done, put, refused, state, txn, until_done, watch};
+use crate::coordinator::{CoordinatorError, WatchEvent};
 
 pub(super) fn stopped(world: &mut dyn World, cluster: ClusterId) {
     let of = &mut *world.open(cluster, SHORT);
@@ -28,6 +28,7 @@ pub(super) fn stopped(world: &mut dyn World, cluster: ClusterId) {
 pub(super) fn frozen(world: &mut dyn World, cluster: ClusterId) {
     let of = &mut *world.open(cluster, SHORT);
     let before = until_done(of, &[put("n", "0")]);
+    let watching = watch(of, before);
     world.freeze();
     for n in 1..4 {
         let outcome = of.transact(&txn(vec![at("n", before)], vec![put("n", n.to_string())]));
@@ -37,6 +38,10 @@ pub(super) fn frozen(world: &mut dyn World, cluster: ClusterId) {
             other => panic!("{other:?}"),
         }
         assert!(matches!(of.snapshot(), Err(CoordinatorError::Unreachable { .. })), "a read changes nothing");
+    }
+    if world.frozen_is_unknown() {
+        // Others may go on without it. Where nobody can write, there is nothing to be lost.
+        assert!(matches!(watching.next(), WatchEvent::Lost(_)), "a watch that hears nothing is lost");
     }
     world.thaw();
     until_done(of, &[put("other", "x")]);

@@ -13,17 +13,11 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
+use super::line::{Changed, Expiry, FORMAT, Line, Text, encode, good_line_after, line_at};
 use crate::clock::BootNs;
 use crate::coordinator::{KeyChange, Txn, Write};
 use crate::durable;
 use crate::limits::{COORDINATOR_BYTES_MAX, COORDINATOR_KEYS_MAX, EMBEDDED_LOG_BYTES_MAX, EMBEDDED_LOG_SLACK_BYTES};
-
-/// The layout of the lines. Another one is refused.
-const FORMAT: u32 = 1;
-/// Digits of the checksum, and the blank after it.
-const HEAD: usize = 9;
 
 /// Why the log cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,80 +37,6 @@ pub(super) enum AppendError {
     Unknown(LogError),
     /// It would go past a limit.
     Full(String),
-}
-
-/// When a key goes away by itself. Times of another boot say nothing now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Expiry {
-    boot: String,
-    at_ns: u64,
-    ttl_ms: u64,
-}
-
-impl Expiry {
-    pub(super) fn new(boot: &str, now: BootNs, ttl_ms: u64) -> Self {
-        Self { boot: boot.to_owned(), at_ns: now.after_ns(ttl_ms.saturating_mul(1_000_000)).0, ttl_ms }
-    }
-
-    /// What was written before this boot has been there for all the time since it.
-    fn over(&self, boot: &str, now: BootNs) -> bool {
-        let at_ns = if self.boot == boot { self.at_ns } else { self.ttl_ms.saturating_mul(1_000_000) };
-        now.0 >= at_ns
-    }
-}
-
-/// Bytes, as text where they are.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-enum Text {
-    Utf8(String),
-    Hex { hex: String },
-}
-
-impl Text {
-    fn of(bytes: &[u8]) -> Self {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self::Utf8(text.to_owned()),
-            Err(_) => Self::Hex { hex: hex::encode(bytes) },
-        }
-    }
-
-    fn bytes(self) -> Option<Vec<u8>> {
-        match self {
-            Self::Utf8(text) => Some(text.into_bytes()),
-            Self::Hex { hex } => hex::decode(hex).ok(),
-        }
-    }
-}
-
-/// One line.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Line {
-    /// The first: the keys at this revision follow.
-    Begin {
-        format: u32,
-        revision: u64,
-        keys: usize,
-    },
-    Keep {
-        key: String,
-        value: Text,
-        revision: u64,
-        expires: Option<Expiry>,
-    },
-    Change {
-        revision: u64,
-        keys: Vec<Changed>,
-    },
-}
-
-#[derive(Serialize, Deserialize)]
-struct Changed {
-    key: String,
-    /// `None`: gone.
-    value: Option<Text>,
-    expires: Option<Expiry>,
 }
 
 /// What stands under a key.
@@ -412,32 +332,6 @@ impl Log {
         let at = self.open.as_ref().map_or(0, |open| open.offset) + at as u64;
         LogError::Damaged { path: self.path.clone(), at, reason }
     }
-}
-
-fn encode(line: &Line) -> Option<Vec<u8>> {
-    let json = serde_json::to_vec(line).ok()?;
-    let mut bytes = format!("{:08x} ", crc32c::crc32c(&json)).into_bytes();
-    bytes.extend(json);
-    bytes.push(b'\n');
-    Some(bytes)
-}
-
-/// The line that begins at `at`, and where the next one begins. `None` if there is no whole and good one.
-fn line_at(bytes: &[u8], at: usize) -> Option<(Line, usize)> {
-    let rest = bytes.get(at..)?;
-    let end = rest.iter().position(|byte| *byte == b'\n')?;
-    let line = &rest[..end];
-    let (head, json) = (line.get(..HEAD)?, line.get(HEAD..)?);
-    let sum = u32::from_str_radix(std::str::from_utf8(head).ok()?.strip_suffix(' ')?, 16).ok()?;
-    if sum != crc32c::crc32c(json) {
-        return None;
-    }
-    Some((serde_json::from_slice(json).ok()?, at + end + 1))
-}
-
-fn good_line_after(bytes: &[u8], at: usize) -> bool {
-    let ends = bytes.iter().enumerate().skip(at).filter(|(_, byte)| **byte == b'\n').map(|(n, _)| n + 1);
-    ends.into_iter().any(|next| line_at(bytes, next).is_some())
 }
 
 #[cfg(test)]

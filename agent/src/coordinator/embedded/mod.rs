@@ -6,6 +6,7 @@
 //! and `client` bounds the wait. Times to live are counted in CLOCK_BOOTTIME of this machine. Refuses: a directory
 //! that several machines share: locks and times would not be the same for all.
 
+mod line;
 mod log;
 mod watch;
 
