@@ -152,7 +152,7 @@ fn at_most_one_node_writes_and_nothing_acknowledged_is_lost() {
     let range = number("UNDERSTUDY_DECIDER_SEEDS");
     let range = range.as_deref().and_then(|text| text.split_once('-'));
     let range = range.and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
-    let (from, to): (u64, u64) = range.unwrap_or((0, 40));
+    let (from, to): (u64, u64) = range.unwrap_or((0, 24));
     let mut reached = Reached::default();
     for seed in from..to {
         match run(seed, false) {

@@ -140,6 +140,8 @@ pub(super) struct Node {
     journaled: BTreeMap<GroupId, usize>,
     acked: BTreeMap<(GroupId, usize), usize>,
     epochs: BTreeMap<GroupId, u64>,
+    /// Up to where clients were told, by group and epoch.
+    told: BTreeMap<(GroupId, u64), usize>,
     store_bad_since: Option<u64>,
     lags: bool,
     heard: bool,
@@ -226,6 +228,7 @@ impl World {
                 journaled: BTreeMap::new(),
                 acked: BTreeMap::new(),
                 epochs: BTreeMap::new(),
+                told: BTreeMap::new(),
                 store_bad_since: None,
                 lags: false,
                 heard: false,
@@ -819,20 +822,23 @@ impl World {
             return None;
         }
         let journaled = self.nodes[node].journaled[&group];
-        let log = self.nodes[node].logs[&group][..journaled].to_vec();
         // Positions that the active heard of a turn ago.
         let heard = self.nodes[node].acked.get(&(group, other)).copied();
+        let mut theirs = self.nodes[other].logs.remove(&group).unwrap_or_default();
+        let log = &self.nodes[node].logs[&group][..journaled];
+        // Operations are unique: where one stands alike, all before it do.
+        let from = heard.filter(|at| *at > 0 && theirs.get(at - 1) == log.get(at - 1)).unwrap_or(0);
+        let alike =
+            |theirs: &[Op]| from + theirs[from..].iter().zip(log.iter().skip(from)).take_while(|(a, b)| a == b).count();
+        let mut common = alike(&theirs);
         if !self.nodes[other].lags {
             let count = 1 + usize::try_from(self.rng.below(8)).expect("small");
-            let theirs = self.nodes[other].logs.entry(group).or_default();
-            let common = theirs.iter().zip(&log).take_while(|(a, b)| a == b).count();
             theirs.truncate(common);
             theirs.extend(log.iter().skip(common).take(count));
-            let length = theirs.len();
-            self.nodes[other].journaled.insert(group, length);
+            common = theirs.len();
+            self.nodes[other].journaled.insert(group, common);
         }
-        let theirs = &self.nodes[other].logs.get(&group).map_or(&[][..], |log| log.as_slice());
-        let common = theirs.iter().zip(&log).take_while(|(a, b)| a == b).count();
+        self.nodes[other].logs.insert(group, theirs);
         self.nodes[node].acked.insert((group, other), common);
         let acked = Sequence(heard.unwrap_or(0) as u64);
         let complete = heard.is_some();
@@ -850,8 +856,10 @@ impl World {
         }
         // Only this epoch's own: what came before was acknowledged, or not, by whoever was active then.
         let epoch = desired.record.epoch;
-        let ops: Vec<Op> = n.logs[&group][..safe].iter().rev().take_while(|op| op.0 == epoch).copied().collect();
-        self.acked.entry(group).or_default().extend(ops);
+        let from = self.nodes[node].told.get(&(group, epoch)).copied().unwrap_or(0);
+        let ops = self.nodes[node].logs[&group][from.min(safe)..safe].to_vec();
+        self.nodes[node].told.insert((group, epoch), safe.max(from));
+        self.acked.entry(group).or_default().extend(ops.into_iter().filter(|op| op.0 == epoch));
     }
 
     /// Nodes that serve a group, by their own belief and right.
