@@ -1,10 +1,11 @@
 //! Random faults: whatever happens, at most one node writes, nothing acknowledged is lost, and all heals when it ends.
 //!
-//! Owns: the mix of faults. What can hurt: a mix that never gets far; so what it reached is counted and must not be nothing.
-//! Refuses: seeds that nobody can run again; the first line of a failure names it.
+//! Owns: the mix of faults. What can hurt: a mix that never gets far; so what it reached is counted and must not be
+//! nothing. Refuses: seeds that nobody can run again; the first line of a failure names it.
 
 use super::super::*;
-use super::world::{Fault, World};
+use super::faults::Fault;
+use super::world::World;
 use super::{MS, id};
 use crate::coordinator::record::Paused;
 use crate::coordinator::record::Scope;
