@@ -390,8 +390,9 @@ pub const FAILOVER_TXN_GROUPS_MAX: usize = 32;
 pub const FAILOVER_START_GRACE_MS: u64 = 10_000;
 /// What others wait on top of a lease and the drift of clocks, in milliseconds: two clocks are read, rounded.
 pub const FAILOVER_MARGIN_MS: u64 = 20;
-/// Time to live of a lease's key, in milliseconds, if ten leases are shorter. A backstop that tidies up after a node that
-/// was taken away for good; much longer than a lease, so that a silent coordinator costs no lease that peers confirm.
+/// Time to live of a lease's key, in milliseconds, if ten leases are shorter. A backstop that tidies up after a node
+/// that was taken away for good; much longer than a lease, so that a silent coordinator costs no lease that peers
+/// confirm.
 pub const FAILOVER_TTL_MS_MIN: u64 = 60_000;
 /// Wait until everything is read anew because nobody knows whether a transaction was done, in milliseconds; also the
 /// pause between two such readings.

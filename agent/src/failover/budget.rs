@@ -1,7 +1,7 @@
 //! The recovery budget: how long the stages of a failover take at most, and whether they fit into what was declared.
 //!
-//! Owns: the sums. What can hurt: a promise to users that the settings cannot keep; so it is refused when it is configured.
-//! Refuses: measuring; what was measured stands in the track record.
+//! Owns: the sums. What can hurt: a promise to users that the settings cannot keep; so it is refused when it is
+//! configured. Refuses: measuring; what was measured stands in the track record.
 
 use serde::Serialize;
 

@@ -1,8 +1,9 @@
 //! The decider of one node: takes what happened, gives what is to be done.
 //!
 //! Owns: the state, the dispatch of [`Input`], and the order of what comes out: what takes a right away goes before
-//! everything else, so that a lease is never given back, and a group never given away, while changes still go in. What can
-//! hurt: an input that comes late; so each is judged by `now`, and rights end by themselves. Refuses: clocks and I/O.
+//! everything else, so that a lease is never given back, and a group never given away, while changes still go in. What
+//! can hurt: an input that comes late; so each is judged by `now`, and rights end by themselves. Refuses: clocks and
+//! I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 

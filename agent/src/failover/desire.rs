@@ -1,9 +1,9 @@
 //! What the node is to be for each group, and until when its store may change mail: what follows from all the rest.
 //!
-//! Owns: [`Action::Desire`], [`Action::WriteUntil`], [`Action::Kick`]. What can hurt: the order. First groups lose the right
-//! to be served, then the time of the node as a whole moves, then groups gain it; all before any transaction of the same
-//! turn. The time is one for the whole node, so it is the earliest of all groups that are served. Refuses: deciding who is
-//! active; the record says it.
+//! Owns: [`Action::Desire`], [`Action::WriteUntil`], [`Action::Kick`]. What can hurt: the order. First groups lose the
+//! right to be served, then the time of the node as a whole moves, then groups gain it; all before any transaction of
+//! the same turn. The time is one for the whole node, so it is the earliest of all groups that are served. Refuses:
+//! deciding who is active; the record says it.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! Why a group is where it is, rule by rule; and all that is known, for `status` and the control interface.
 //!
-//! Owns: texts and the shape of [`Overview`]. What can hurt: an explanation that differs from what is done; so the rules are
-//! the very ones that decide. Refuses: changing anything.
+//! Owns: texts and the shape of [`Overview`]. What can hurt: an explanation that differs from what is done; so the
+//! rules are the very ones that decide. Refuses: changing anything.
 
 use std::collections::BTreeMap;
 

@@ -1,11 +1,11 @@
 //! The own lease: taken, renewed, lost, given back.
 //!
-//! Owns: until when this node may count on its lease ([`Own::until`]). What can hurt: to count on a lease that somebody took
-//! away. Two rules prevent it. Time is counted from before a put was sent, others count from when they saw it. And a lease
-//! counts only as a *chain*: its first put when it is seen through the watch, so that everything that changed before it
-//! has been seen too; each further put expects the one before, and since whoever takes a group of this node's takes the
-//! lease's key away as well, a renewal that is done proves that nothing was taken. A broken chain begins anew.
-//! Refuses: renewing without a fresh sign of life of the store.
+//! Owns: until when this node may count on its lease ([`Own::until`]). What can hurt: to count on a lease that somebody
+//! took away. Two rules prevent it. Time is counted from before a put was sent, others count from when they saw it. And
+//! a lease counts only as a *chain*: its first put when it is seen through the watch, so that everything that changed
+//! before it has been seen too; each further put expects the one before, and since whoever takes a group of this node's
+//! takes the lease's key away as well, a renewal that is done proves that nothing was taken. A broken chain begins
+//! anew. Refuses: renewing without a fresh sign of life of the store.
 
 use std::collections::VecDeque;
 
@@ -93,8 +93,8 @@ impl Own {
         self.puts.iter().filter(|put| put.open)
     }
 
-    /// How long an answer of the coordinator may take before the replicas are asked for their promise: four times what it
-    /// takes in the worst of a hundred cases.
+    /// How long an answer of the coordinator may take before the replicas are asked for their promise: four times what
+    /// it takes in the worst of a hundred cases.
     pub(super) fn patience_ns(&self, lease_ns: u64) -> u64 {
         let longest = lease_ns / 4;
         let mut sorted: Vec<u64> = self.rtts.iter().copied().collect();
@@ -305,7 +305,8 @@ impl Decider {
         }
     }
 
-    /// After everything was read anew: a put that takes the lease and is not there was not done, or is still on its way.
+    /// After everything was read anew: a put that takes the lease and is not there was not done, or is still on its
+    /// way.
     pub(super) fn own_reread(&mut self) {
         self.own.refused = None;
         if self.own.phase == Phase::Asked {

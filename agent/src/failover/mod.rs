@@ -6,9 +6,9 @@
 //! lease that it saw run out is still the same; and that transaction takes the old lease away, so that its holder must
 //! read everything anew before it serves again. Refuses: clocks, sockets, files; the simulator runs the same code.
 //!
-//! Reading order: `decide` (dispatch, state), `view` (what the coordinator has), `observe` (others' leases), `lease` and
-//! `promise` (the own right to be active), `txn` (changes under way), `desire` (what follows for each group), `sync`,
-//! `rank` and `promote`, `shift` (planned moves), `orders`, `explain`; beside it `budget` and `plan`.
+//! Reading order: `decide` (dispatch, state), `view` (what the coordinator has), `observe` (others' leases), `lease`
+//! and `promise` (the own right to be active), `txn` (changes under way), `desire` (what follows for each group),
+//! `sync`, `rank` and `promote`, `shift` (planned moves), `orders`, `explain`; beside it `budget` and `plan`.
 
 pub mod budget;
 pub mod decide;
@@ -135,8 +135,8 @@ pub struct Stands {
     pub parked: u32,
     /// As active.
     pub replicas: Vec<ReplicaStands>,
-    /// Number of the last [`Desired`] of the group that is obeyed: from it the decider knows that what stands here was so
-    /// after a replica began to be waited for, or after changes were refused. 0 = none yet.
+    /// Number of the last [`Desired`] of the group that is obeyed: from it the decider knows that what stands here was
+    /// so after a replica began to be waited for, or after changes were refused. 0 = none yet.
     #[serde(default)]
     pub desired: u64,
 }
@@ -160,7 +160,8 @@ pub struct Desired {
     pub group: GroupId,
     pub role: Role,
     pub record: GroupRecord,
-    /// Replicas whose acknowledgement every answer of level `peer` waits for: those that are, or are about to be, in sync.
+    /// Replicas whose acknowledgement every answer of level `peer` waits for: those that are, or are about to be, in
+    /// sync.
     pub required: BTreeSet<NodeId>,
     /// Routing holds logins and deliveries: the group is about to be served by somebody.
     pub hold: bool,
@@ -265,7 +266,8 @@ pub enum Input {
         peer: NodeId,
         groups: Vec<GroupId>,
     },
-    /// How much we suspect a peer to be gone (phi, in thousandths), and whether its beats say that it starves or leaves.
+    /// How much we suspect a peer to be gone (phi, in thousandths), and whether its beats say that it starves or
+    /// leaves.
     Suspicion {
         peer: NodeId,
         phi_milli: u32,

@@ -1,4 +1,5 @@
-//! The leases of the others: when each was last seen to be renewed, and when it has run out for us. And what observers say.
+//! The leases of the others: when each was last seen to be renewed, and when it has run out for us. And what observers
+//! say.
 //!
 //! Owns: the waiting time per node, suspicion, accusations. What can hurt: to think that a lease has run out while its
 //! holder still counts on it. So the wait begins when a change is *seen*, which is after the holder sent it; it goes on

@@ -1,9 +1,9 @@
 //! What an administrator asks for: written into the coordinator from any node, done by whoever is concerned.
 //!
-//! Owns: checks that the answer may name, the writes, and the answers. What can hurt: two administrators at once; each write
-//! expects what it was judged by, and is judged anew when that has changed. An order counts as done when the view shows it,
-//! whatever became of its transactions. Refuses: making the list of replicas longer itself, since the active may just be
-//! going by the promises of those it knows of (see `promise`).
+//! Owns: checks that the answer may name, the writes, and the answers. What can hurt: two administrators at once; each
+//! write expects what it was judged by, and is judged anew when that has changed. An order counts as done when the view
+//! shows it, whatever became of its transactions. Refuses: making the list of replicas longer itself, since the active
+//! may just be going by the promises of those it knows of (see `promise`).
 
 use std::collections::BTreeSet;
 

@@ -1,10 +1,12 @@
-//! Failsafe: when the coordinator is silent, an active node goes on while every replica gives its word not to take over.
+//! Failsafe: when the coordinator is silent, an active node goes on while every replica gives its word not to take
+//! over.
 //!
-//! Owns: what was promised to this node and by it, and until when a group may be served ([`Decider::valid_until`]). What can
-//! hurt: a replica that the active does not know of and did not ask; so only the active makes the list longer, and counts a
-//! replica from before it asks for the change. And a promise given while a promotion is under way, or by an agent that does
-//! not know what an earlier run of it sent; so neither gives one. A promise counts for its holder from before it asked, for
-//! its giver from when it was asked, with the drift of clocks. Refuses: promises that nobody asked for.
+//! Owns: what was promised to this node and by it, and until when a group may be served ([`Decider::valid_until`]).
+//! What can hurt: a replica that the active does not know of and did not ask; so only the active makes the list longer,
+//! and counts a replica from before it asks for the change. And a promise given while a promotion is under way, or by
+//! an agent that does not know what an earlier run of it sent; so neither gives one. A promise counts for its holder
+//! from before it asked, for its giver from when it was asked, with the drift of clocks. Refuses: promises that nobody
+//! asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,8 +43,8 @@ impl Promises {
 }
 
 impl Decider {
-    /// All who could take a group from this node, which is its active: the replicas that stand in the record, and those that
-    /// a change under way adds.
+    /// All who could take a group from this node, which is its active: the replicas that stand in the record, and those
+    /// that a change under way adds.
     fn takers(&self, group: GroupId) -> BTreeSet<NodeId> {
         let listed = self.view.group(group).map(|record| record.replicas()).unwrap_or_default();
         let added = self.groups.get(&group).map(|local| local.adding.clone()).unwrap_or_default();

@@ -1,10 +1,10 @@
 //! Promotion: this node takes the groups of one whose lease has run out.
 //!
-//! Owns: the rules, each with a name, in the order in which `explain` shows them; and the one transaction. What can hurt: two
-//! promotions of one group, or one beside an active that still counts on its lease. The transaction fails unless the group's
-//! record, the lost node's lease (the very record that was seen to run out) and the own lease are still the same, and it
-//! takes the lost node's lease away, so that its holder cannot renew it and reads everything anew before it serves again.
-//! Refuses: a replica that is not in sync, unless an administrator forces it.
+//! Owns: the rules, each with a name, in the order in which `explain` shows them; and the one transaction. What can
+//! hurt: two promotions of one group, or one beside an active that still counts on its lease. The transaction fails
+//! unless the group's record, the lost node's lease (the very record that was seen to run out) and the own lease are
+//! still the same, and it takes the lost node's lease away, so that its holder cannot renew it and reads everything
+//! anew before it serves again. Refuses: a replica that is not in sync, unless an administrator forces it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,8 +1,8 @@
 //! Which replica should take a group: an order that all candidates compute alike from what they know.
 //!
-//! Owns: the candidates, their tails, and the wait of each. What can hurt: nothing but time, since all candidates are in
-//! sync and a transaction lets one of them through. The most advanced one goes first, so that what was on its way when the
-//! node was lost is kept too. Refuses: replicas that are not in sync; a forced promotion does not ask here.
+//! Owns: the candidates, their tails, and the wait of each. What can hurt: nothing but time, since all candidates are
+//! in sync and a transaction lets one of them through. The most advanced one goes first, so that what was on its way
+//! when the node was lost is kept too. Refuses: replicas that are not in sync; a forced promotion does not ask here.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

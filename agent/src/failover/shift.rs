@@ -1,9 +1,10 @@
 //! Planned moves: as active, give a group to another node with nothing left behind.
 //!
-//! Owns: the wish (`move_to`, or a drained node), its preconditions, and the steps: refuse changes and hold routing, wait until
-//! the target has applied all there is, flip the record by one transaction. What can hurt: to serve again while the flip may
-//! yet be done; the group stays fenced until its fate is known. And to judge by what stood before the fence: the event loop's
-//! echo of the wish tells. Refuses: a target that is not in sync or has no lease; then the group stays where it is.
+//! Owns: the wish (`move_to`, or a drained node), its preconditions, and the steps: refuse changes and hold routing,
+//! wait until the target has applied all there is, flip the record by one transaction. What can hurt: to serve again
+//! while the flip may yet be done; the group stays fenced until its fate is known. And to judge by what stood before
+//! the fence: the event loop's echo of the wish tells. Refuses: a target that is not in sync or has no lease; then the
+//! group stays where it is.
 
 use understudy_types::id::{GroupId, NodeId};
 

@@ -1,10 +1,10 @@
 //! As active: which replicas hold everything that was acknowledged, and what else changes in the group's record.
 //!
-//! Owns: joining and leaving `in_sync`, the list of replicas, where the epoch began. What can hurt: a replica that is in sync
-//! by the record and lacks something acknowledged. So clients stop waiting for one only after the coordinator has it out of
-//! `in_sync`, and one comes in only when it has everything captured up to a moment at which clients were already waiting
-//! for it; the event loop's echo of the wish ([`super::Stands::desired`]) tells which moment that was. Refuses: touching the
-//! lease; a slow replica costs nobody anything but its own place.
+//! Owns: joining and leaving `in_sync`, the list of replicas, where the epoch began. What can hurt: a replica that is
+//! in sync by the record and lacks something acknowledged. So clients stop waiting for one only after the coordinator
+//! has it out of `in_sync`, and one comes in only when it has everything captured up to a moment at which clients were
+//! already waiting for it; the event loop's echo of the wish ([`super::Stands::desired`]) tells which moment that was.
+//! Refuses: touching the lease; a slow replica costs nobody anything but its own place.
 
 use std::collections::BTreeSet;
 

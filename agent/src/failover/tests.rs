@@ -1,7 +1,9 @@
 //! Tests of the decider on a tiny world: some deciders, a coordinator, stores that write while they may.
 //!
-//! Owns: the settings that all tests share. What can hurt: a world that is kinder than the real one; see `world`.
+//! Owns: the settings that all tests share. What can hurt: a world kinder than the real one; see `world` and `loops`.
 
+mod faults;
+mod loops;
 mod random;
 mod scenes;
 mod world;

@@ -1,10 +1,10 @@
 //! Transactions under way: what each is for, and when its fate is known.
 //!
-//! Owns: the table of changes that were sent and not yet seen. What can hurt: a change of which nobody knows whether it was
-//! done, or will yet be done by a request that is still on its way. Such a one keeps its groups busy until the view shows
-//! that one of its expectations no longer holds: then it has been done before, or can never be. Every change that rests on
-//! the own lease expects that lease's revision, so the next renewal that is seen settles it. Refuses: trying again; the
-//! rules are judged anew.
+//! Owns: the table of changes that were sent and not yet seen. What can hurt: a change of which nobody knows whether it
+//! was done, or will yet be done by a request that is still on its way. Such a one keeps its groups busy until the view
+//! shows that one of its expectations no longer holds: then it has been done before, or can never be. Every change that
+//! rests on the own lease expects that lease's revision, so the next renewal that is seen settles it. Refuses: trying
+//! again; the rules are judged anew.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +63,8 @@ struct Pending {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Txns {
     table: BTreeMap<u64, Pending>,
-    /// Groups whose last change was not done, with the view's revision and the time: not again at once with the same view.
+    /// Groups whose last change was not done, with the view's revision and the time: not again at once with the same
+    /// view.
     refused: BTreeMap<GroupId, (u64, BootNs)>,
     /// A change that rests on the lease waits for a renewal to be answered.
     pub(super) wanted: bool,

@@ -1,8 +1,8 @@
 //! What the coordinator has, as this node heard it last.
 //!
-//! Owns: the records with their revisions, and how far the view goes. What can hurt: a view that is behind; so nothing is
-//! true because it stands here, only because a transaction that expects these revisions was done. A change that is older
-//! than the last whole reading is a late echo, and ignored. Refuses: judging what it shows.
+//! Owns: the records with their revisions, and how far the view goes. What can hurt: a view that is behind; so nothing
+//! is true because it stands here, only because a transaction that expects these revisions was done. A change that is
+//! older than the last whole reading is a late echo, and ignored. Refuses: judging what it shows.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,8 +1,7 @@
 //! Scenes: one thing at a time, step by step.
 
-use super::super::*;
-use super::world::{Fault, World};
-use super::{MS, id};
+use super::MS;
+use super::world::World;
 
 #[test]
 fn a_cluster_starts_and_is_in_sync() {

@@ -1,13 +1,16 @@
-//! A tiny world: deciders with drifting clocks, a coordinator with delays and lost answers, stores and replicas of a kind.
+//! A tiny world: deciders with drifting clocks, a coordinator with delays and lost answers, stores and replicas of a
+//! kind.
 //!
-//! Owns: what must always hold ([`World::check`]). What can hurt: a fault that the world cannot have; it has requests that are
-//! done long after nobody waits for them any more, answers that are lost, watches that fall silent, frozen nodes whose store
-//! goes on until its time ends, agents that die and forget. Refuses: real time; a seed gives the same run.
+//! Owns: what must always hold ([`World::check`]). What can hurt: a fault that the world cannot have; it has requests
+//! that are done long after nobody waits for them any more, answers that are lost, watches that fall silent, frozen
+//! nodes whose store goes on until its time ends, agents that die and forget. Refuses: real time; a seed gives the same
+//! run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::decide::Decider;
 use super::super::*;
+use super::faults::Fault;
 use super::{MS, id, settings};
 use crate::coordinator::record::{Cause, Name};
 
@@ -36,7 +39,7 @@ impl Rng {
 pub(super) type Op = (u64, u64);
 
 #[derive(Clone, Debug)]
-enum Event {
+pub(super) enum Event {
     /// The node's event loop looks at its times, ships and acknowledges.
     Turn {
         node: usize,
@@ -73,80 +76,33 @@ enum Event {
     Fault(Fault),
 }
 
-type TxnWrite = (Name, Option<Record>, Option<u64>);
-
-#[derive(Clone, Debug)]
-pub(super) enum Fault {
-    CutCoordinator {
-        node: usize,
-        heal: bool,
-    },
-    CutPeers {
-        a: usize,
-        b: usize,
-        heal: bool,
-    },
-    CoordinatorDown {
-        heal: bool,
-    },
-    Slow {
-        delay_ns: u64,
-    },
-    Unsure {
-        one_in: u64,
-    },
-    Freeze {
-        node: usize,
-        ns: u64,
-    },
-    /// The agent dies; the store goes on.
-    KillAgent {
-        node: usize,
-    },
-    /// The machine dies.
-    Crash {
-        node: usize,
-    },
-    Start {
-        node: usize,
-    },
-    Store {
-        node: usize,
-        good: bool,
-    },
-    Lag {
-        node: usize,
-        on: bool,
-    },
-    Order {
-        node: usize,
-        order: Order,
-    },
-}
+pub(super) type TxnWrite = (Name, Option<Record>, Option<u64>);
 
 pub(super) struct Node {
     pub(super) decider: Decider,
     pub(super) set: Settings,
-    run: u32,
+    pub(super) run: u32,
     pub(super) agent: bool,
-    machine: bool,
-    frozen_until: u64,
-    ppm: i64,
-    offset: u64,
+    pub(super) machine: bool,
+    pub(super) frozen_until: u64,
+    pub(super) ppm: i64,
+    pub(super) offset: u64,
     pub(super) desired: BTreeMap<GroupId, Desired>,
     pub(super) write_until: u64,
     pub(super) logs: BTreeMap<GroupId, Vec<Op>>,
     /// What the journal has of them.
-    journaled: BTreeMap<GroupId, usize>,
-    acked: BTreeMap<(GroupId, usize), usize>,
-    epochs: BTreeMap<GroupId, u64>,
-    store_bad_since: Option<u64>,
-    lags: bool,
-    heard: bool,
-    cut: bool,
-    stream: u32,
-    stream_free: u64,
-    stopped: bool,
+    pub(super) journaled: BTreeMap<GroupId, usize>,
+    pub(super) acked: BTreeMap<(GroupId, usize), usize>,
+    pub(super) epochs: BTreeMap<GroupId, u64>,
+    /// Up to where clients were told, by group and epoch.
+    pub(super) told: BTreeMap<(GroupId, u64), usize>,
+    pub(super) store_bad_since: Option<u64>,
+    pub(super) lags: bool,
+    pub(super) heard: bool,
+    pub(super) cut: bool,
+    pub(super) stream: u32,
+    pub(super) stream_free: u64,
+    pub(super) stopped: bool,
     pub(super) kicks: BTreeMap<GroupId, u32>,
     pub(super) said: Vec<Said>,
     pub(super) replies: BTreeMap<u64, Result<String, String>>,
@@ -157,20 +113,19 @@ pub(super) struct Node {
 pub(super) struct World {
     pub(super) now: u64,
     pub(super) rng: Rng,
-    queue: BTreeMap<(u64, u64), Event>,
-    serial: u64,
+    pub(super) queue: BTreeMap<(u64, u64), Event>,
+    pub(super) serial: u64,
     pub(super) nodes: Vec<Node>,
     pub(super) keys: BTreeMap<Name, (Record, u64)>,
     pub(super) revision: u64,
-    down: bool,
-    delay_ns: u64,
-    unsure_one_in: u64,
-    peers_cut: BTreeSet<(usize, usize)>,
+    pub(super) down: bool,
+    pub(super) delay_ns: u64,
+    pub(super) unsure_one_in: u64,
+    pub(super) peers_cut: BTreeSet<(usize, usize)>,
     pub(super) acked: BTreeMap<GroupId, BTreeSet<Op>>,
-    served: BTreeMap<GroupId, (u64, u16)>,
+    pub(super) served: BTreeMap<GroupId, (u64, u16)>,
     pub(super) trace: Vec<String>,
     pub(super) traced: bool,
-    /// Bugs that are planted to see that the checks find them.
     pub(super) loads: bool,
     pub(super) promotions: u32,
     pub(super) switchovers: u32,
@@ -178,7 +133,7 @@ pub(super) struct World {
     pub(super) fence_ok: bool,
 }
 
-const TURN_NS: u64 = 20 * MS;
+pub(super) const TURN_NS: u64 = 20 * MS;
 
 impl World {
     /// `groups` groups over `nodes` nodes, each group with two replicas or as many as there are.
@@ -226,6 +181,7 @@ impl World {
                 journaled: BTreeMap::new(),
                 acked: BTreeMap::new(),
                 epochs: BTreeMap::new(),
+                told: BTreeMap::new(),
                 store_bad_since: None,
                 lags: false,
                 heard: false,
@@ -244,7 +200,7 @@ impl World {
         world
     }
 
-    fn at(&mut self, when: u64, event: Event) {
+    pub(super) fn at(&mut self, when: u64, event: Event) {
         self.serial += 1;
         self.queue.insert((when.max(self.now), self.serial), event);
     }
@@ -264,7 +220,7 @@ impl World {
         base / 2 + self.rng.below(base.max(1)) + if self.rng.one_in(50) { self.rng.below(20 * base.max(1)) } else { 0 }
     }
 
-    fn start(&mut self, node: usize) {
+    pub(super) fn start(&mut self, node: usize) {
         let now = self.clock(node);
         let n = &mut self.nodes[node];
         n.run += 1;
@@ -376,6 +332,7 @@ impl World {
         self.at(when, Event::Streamed { node, run, stream, input });
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one event")]
     fn arrives(
         &mut self,
         node: usize,
@@ -465,7 +422,7 @@ impl World {
         }
     }
 
-    fn fails(&mut self, text: String) {
+    pub(super) fn fails(&mut self, text: String) {
         if self.broken.is_none() {
             self.broken = Some(format!("at {} ms: {text}", self.now / MS));
         }
@@ -541,7 +498,7 @@ impl World {
     fn send(&mut self, node: usize, id: u64, expect: Vec<(Name, u64)>, write: Vec<TxnWrite>) {
         let (run, sent, delay) = (self.nodes[node].run, self.now, self.delay());
         let timeout = self.now + 700 * MS;
-        let mut say = |world: &mut Self, when: u64, answer: Answer| {
+        let say = |world: &mut Self, when: u64, answer: Answer| {
             let rtt_ns = when - sent;
             world.at(when, Event::Told { node, run, input: Input::Answered { id, answer, rtt_ns } });
         };
@@ -575,79 +532,12 @@ impl World {
         !self.peers_cut.contains(&(a.min(b), a.max(b))) && reach(&self.nodes[a]) && reach(&self.nodes[b])
     }
 
-    fn post(&mut self, from: usize, peer: NodeId, input: Input) {
+    pub(super) fn post(&mut self, from: usize, peer: NodeId, input: Input) {
         let to = usize::from(peer.get()) - 1;
         if to < self.nodes.len() && self.linked(from, to) {
             let (run, delay) = (self.nodes[to].run, self.delay());
             self.at(self.now + delay, Event::Told { node: to, run, input });
         }
-    }
-
-    fn fault(&mut self, fault: Fault) {
-        self.note(format!("{fault:?}"));
-        match fault {
-            Fault::CutCoordinator { node, heal } => {
-                if !heal && !self.nodes[node].cut {
-                    self.nodes[node].cut = true;
-                    self.silence(node);
-                } else if heal {
-                    self.nodes[node].cut = false;
-                }
-            }
-            Fault::CoordinatorDown { heal } => {
-                if !heal && !self.down {
-                    self.down = true;
-                    (0..self.nodes.len()).for_each(|node| self.silence(node));
-                } else if heal {
-                    self.down = false;
-                }
-            }
-            Fault::CutPeers { a, b, heal } => {
-                let pair = (a.min(b), a.max(b));
-                if heal {
-                    self.peers_cut.remove(&pair)
-                } else {
-                    self.peers_cut.insert(pair)
-                };
-            }
-            Fault::Slow { delay_ns } => self.delay_ns = delay_ns,
-            Fault::Unsure { one_in } => self.unsure_one_in = one_in,
-            Fault::Freeze { node, ns } => self.nodes[node].frozen_until = self.now + ns,
-            Fault::KillAgent { node } => self.nodes[node].agent = false,
-            Fault::Crash { node } => {
-                (self.nodes[node].agent, self.nodes[node].machine) = (false, false);
-                // What was not journaled is gone, and with it nothing that was acknowledged.
-                let Node { logs, journaled, .. } = &mut self.nodes[node];
-                for (group, log) in logs {
-                    log.truncate(journaled.get(group).copied().unwrap_or(0));
-                }
-            }
-            Fault::Start { node } => {
-                if !self.nodes[node].agent || self.nodes[node].stopped {
-                    self.start(node);
-                }
-            }
-            Fault::Store { node, good } => self.nodes[node].store_bad_since = (!good).then_some(self.now),
-            Fault::Lag { node, on } => self.nodes[node].lags = on,
-            Fault::Order { node, order } => {
-                if self.nodes[node].agent && self.nodes[node].frozen_until <= self.now {
-                    let wall_ns = self.now;
-                    let id = self.serial;
-                    self.tell(node, Input::Order { id, order, wall_ns });
-                }
-            }
-        }
-    }
-
-    /// The stream of changes to a node falls silent, and some time later the node hears that it is lost.
-    fn silence(&mut self, node: usize) {
-        let n = &mut self.nodes[node];
-        n.stream += 1;
-        n.heard = false;
-        let (run, stream) = (n.run, n.stream);
-        let after = self.rng.below(3_000 * MS);
-        let input = Input::Lost { reason: "silent".to_owned() };
-        self.at(self.now + after, Event::Streamed { node, run, stream, input });
     }
 }
 
@@ -655,208 +545,4 @@ pub(super) fn placed(group: u32, nodes: u16) -> Placed {
     let first = u16::try_from(group % u32::from(nodes)).expect("small");
     let order: Vec<NodeId> = (0..nodes.min(3)).map(|n| id((first + n) % nodes + 1)).collect();
     Placed { group: GroupId(group), active: order[0], replicas: order[1..].to_vec() }
-}
-
-/// The event loops, as far as the decider sees them.
-impl World {
-    fn desire(&mut self, node: usize, desired: Desired) {
-        let group = desired.group;
-        let n = &mut self.nodes[node];
-        let before = n.desired.get(&group).map(|desired| desired.role);
-        if before == Some(Role::Serve) && desired.role == Role::Fenced && !desired.hold {
-            n.demotions += 1;
-        }
-        let epoch = n.epochs.entry(group).or_default();
-        *epoch = (*epoch).max(desired.record.epoch);
-        if n.desired.get(&group).is_some_and(|last| last.record.epoch != desired.record.epoch) {
-            n.acked.retain(|(of, _), _| *of != group);
-        }
-        let first = desired.role == Role::Serve
-            && self.served.get(&group).is_none_or(|(epoch, _)| *epoch < desired.record.epoch);
-        if first {
-            // Whoever serves an epoch first has everything that was acknowledged in those before.
-            let log: BTreeSet<Op> = n.logs.get(&group).into_iter().flatten().copied().collect();
-            let lost = self.acked.get(&group).is_some_and(|acked| !acked.is_subset(&log));
-            self.served.insert(group, (desired.record.epoch, desired.record.active));
-            if lost {
-                self.fails(format!("group {group}: node {} serves and lacks acknowledged operations", node + 1));
-            }
-        }
-        self.nodes[node].desired.insert(group, desired);
-    }
-
-    /// Whether a node's store may change a group's mail now: also while its agent is frozen or dead.
-    pub(super) fn writes(&self, node: usize, group: GroupId) -> bool {
-        let n = &self.nodes[node];
-        let serves = n.desired.get(&group).is_some_and(|desired| desired.role == Role::Serve);
-        n.machine && serves && self.clock(node).0 < n.write_until
-    }
-
-    /// What must hold at every moment.
-    fn check(&mut self) {
-        let groups: BTreeSet<GroupId> = self.nodes.iter().flat_map(|n| n.desired.keys().copied()).collect();
-        for group in groups {
-            let writers: Vec<usize> = (0..self.nodes.len()).filter(|node| self.writes(*node, group)).collect();
-            if writers.len() > 1 {
-                self.fails(format!("group {group}: nodes {writers:?} (+1) may write at one time"));
-            }
-        }
-    }
-
-    fn check_in_sync(&mut self, group: GroupId) {
-        let Some(record) = self.record(group.0).cloned() else { return };
-        let Some(acked) = self.acked.get(&group) else { return };
-        let served = self.served.get(&group).is_some_and(|(epoch, _)| *epoch == record.epoch);
-        for node in record.in_sync().chain(record.active().filter(|_| served)) {
-            let log = self.nodes[usize::from(node.get()) - 1].logs.get(&group);
-            let log: BTreeSet<Op> = log.into_iter().flatten().copied().collect();
-            if !acked.is_subset(&log) {
-                self.fails(format!(
-                    "group {group}: node {node} is active or in sync and lacks acknowledged operations"
-                ));
-                return;
-            }
-        }
-    }
-
-    fn turn(&mut self, node: usize) {
-        let wall_ns = self.now;
-        let store = self.nodes[node].store_bad_since.is_none().then(|| self.clock(node));
-        if store.is_some() || self.rng.one_in(5) {
-            let why = if store.is_some() { "" } else { "disk hangs" };
-            self.tell(node, Input::Store { good_at: store, why: why.to_owned() });
-        }
-        if self.rng.one_in(10) {
-            self.canaries(node);
-        }
-        self.tell(node, Input::Tick { wall_ns });
-        let groups: Vec<GroupId> = self.nodes[node].desired.keys().copied().collect();
-        for group in groups {
-            self.work(node, group);
-            if self.rng.one_in(10) {
-                self.check_in_sync(group);
-            }
-        }
-        if self.nodes[node].stopped {
-            self.nodes[node].agent = false;
-        }
-    }
-
-    /// What the node sees of the others' services, told to all.
-    fn canaries(&mut self, node: usize) {
-        let by = self.nodes[node].set.node;
-        for of in (0..self.nodes.len()).filter(|of| *of != node) {
-            let since = self.nodes[of].store_bad_since;
-            let failing_ns = since.map_or(0, |since| self.now - since);
-            let why = "login times out".to_owned();
-            let input = Input::Observed { by, of: self.nodes[of].set.node, failing_ns, healthy: true, why };
-            self.tell(node, input.clone());
-            for peer in (0..self.nodes.len()).filter(|peer| *peer != node).collect::<Vec<_>>() {
-                self.post(node, self.nodes[peer].set.node, input.clone());
-            }
-        }
-    }
-
-    fn work(&mut self, node: usize, group: GroupId) {
-        let Some(desired) = self.nodes[node].desired.get(&group).cloned() else { return };
-        let epoch = desired.record.epoch;
-        let active = matches!(desired.role, Role::Serve | Role::Fenced);
-        // The journal is one turn behind what was captured.
-        let length = self.nodes[node].logs.entry(group).or_default().len();
-        self.nodes[node].journaled.insert(group, length);
-        let mut replicas = Vec::new();
-        if active {
-            for replica in desired.record.replicas() {
-                let other = usize::from(replica.get()) - 1;
-                if let Some(stands) = self.ship(node, other, group, epoch) {
-                    replicas.push(stands);
-                }
-            }
-            self.acknowledge(node, group, &desired);
-            if self.loads
-                && self.nodes[node].store_bad_since.is_none()
-                && self.writes(node, group)
-                && self.rng.one_in(5)
-            {
-                for _ in 0..=self.rng.below(3) {
-                    self.serial += 1;
-                    let op = (epoch, self.serial);
-                    self.nodes[node].logs.entry(group).or_default().push(op);
-                }
-            }
-        }
-        let n = &self.nodes[node];
-        let (log, journaled) = (&n.logs[&group], n.journaled[&group]);
-        let stands = Stands {
-            group,
-            epoch: Epoch(epoch),
-            role: desired.role,
-            ready: true,
-            quiet: log.len() == journaled,
-            captured: Sequence(log.len() as u64),
-            journaled: Sequence(journaled as u64),
-            applied: Sequence(journaled as u64),
-            hash: String::new(),
-            tail_epoch: Epoch(log[..journaled].last().map_or(0, |op| op.0)),
-            complete: true,
-            parked: 0,
-            replicas,
-            desired: desired.number,
-        };
-        self.tell(node, Input::Stands(stands));
-    }
-
-    /// Sends a replica what it lacks; gives how it stands for the active.
-    fn ship(&mut self, node: usize, other: usize, group: GroupId, epoch: u64) -> Option<ReplicaStands> {
-        let replica = &self.nodes[other];
-        let me = self.nodes[node].set.node;
-        let follows = replica.desired.get(&group).is_some_and(|desired| {
-            desired.role == Role::Follow && desired.record.active() == Some(me) && desired.record.epoch == epoch
-        });
-        let fenced = replica.epochs.get(&group).is_some_and(|highest| *highest > epoch);
-        if !self.linked(node, other) || replica.frozen_until > self.now || replica.stopped || !follows || fenced {
-            self.nodes[node].acked.remove(&(group, other));
-            return None;
-        }
-        let journaled = self.nodes[node].journaled[&group];
-        let log = self.nodes[node].logs[&group][..journaled].to_vec();
-        // Positions that the active heard of a turn ago.
-        let heard = self.nodes[node].acked.get(&(group, other)).copied();
-        if !self.nodes[other].lags {
-            let count = 1 + usize::try_from(self.rng.below(8)).expect("small");
-            let theirs = self.nodes[other].logs.entry(group).or_default();
-            let common = theirs.iter().zip(&log).take_while(|(a, b)| a == b).count();
-            theirs.truncate(common);
-            theirs.extend(log.iter().skip(common).take(count));
-            let length = theirs.len();
-            self.nodes[other].journaled.insert(group, length);
-        }
-        let theirs = &self.nodes[other].logs.get(&group).map_or(&[][..], |log| log.as_slice());
-        let common = theirs.iter().zip(&log).take_while(|(a, b)| a == b).count();
-        self.nodes[node].acked.insert((group, other), common);
-        let acked = Sequence(heard.unwrap_or(0) as u64);
-        let complete = heard.is_some();
-        Some(ReplicaStands { node: self.nodes[other].set.node, streaming: true, complete, acked, applied: acked })
-    }
-
-    /// Tells clients that what all required replicas have is safe.
-    fn acknowledge(&mut self, node: usize, group: GroupId, desired: &Desired) {
-        let n = &self.nodes[node];
-        let acked = |node: &NodeId| n.acked.get(&(group, usize::from(node.get()) - 1)).copied().unwrap_or(0);
-        let safe = desired.required.iter().map(acked).min().unwrap_or(usize::MAX).min(n.journaled[&group]);
-        let forced = |record: &GroupRecord| record.cause == Cause::Forced && record.epoch > desired.record.epoch;
-        if self.record(group.0).is_some_and(forced) {
-            return;
-        }
-        // Only this epoch's own: what came before was acknowledged, or not, by whoever was active then.
-        let epoch = desired.record.epoch;
-        let ops: Vec<Op> = n.logs[&group][..safe].iter().rev().take_while(|op| op.0 == epoch).copied().collect();
-        self.acked.entry(group).or_default().extend(ops);
-    }
-
-    /// Nodes that serve a group, by their own belief and right.
-    pub(super) fn servers(&self, group: u32) -> Vec<u16> {
-        let serves = |node: &usize| self.nodes[*node].agent && self.writes(*node, GroupId(group));
-        (0..self.nodes.len()).filter(serves).map(|node| self.nodes[node].set.node.get()).collect()
-    }
 }
