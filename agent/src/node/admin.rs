@@ -19,7 +19,6 @@ use crate::control::Admin;
 use crate::control::model::{Done, Explained, OrderRequest, Rule, RuleRow, Status, Target, VerifyResult};
 use crate::failover::Order;
 use crate::limits::QUERY_MS_MAX;
-use crate::merge::Merger;
 use crate::rules::Rules;
 
 /// The node's side of the admin socket.
@@ -27,7 +26,6 @@ pub(crate) struct NodeAdmin {
     pub queries: Sender<Query>,
     /// `None`: no coordinator is configured, and nobody decides.
     pub asks: Option<Sender<Ask>>,
-    pub merger: Arc<Merger>,
     pub verifier: Verifier,
     pub view: SharedView,
     pub loaded: Arc<Loaded>,

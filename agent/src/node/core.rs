@@ -514,7 +514,6 @@ impl Core {
             }
             Query::Desire(desired) => self.desire(desired),
             Query::Raised(raised) => self.raised(raised),
-            Query::Merged(event) => self.merge_event(event),
             Query::AskedFor { account } => self.asked_for(&account),
             Query::Kick { groups } => self.kick(&groups),
             Query::Fence { node } => self.run_fence(node),

@@ -15,7 +15,6 @@ mod council;
 mod debts;
 mod exports;
 mod gauges;
-mod merges;
 mod orders;
 mod parked;
 mod peers;

@@ -76,8 +76,6 @@ pub(crate) enum Query {
     Desire(Box<Desired>),
     /// An account's UIDs were raised after a promotion, or could not be.
     Raised(super::raise::Raised),
-    /// How a merge goes.
-    Merged(crate::merge::MergeEvent),
     /// Somebody wants to use the account, and it is not ready.
     AskedFor {
         account: String,

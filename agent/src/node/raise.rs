@@ -15,7 +15,7 @@ use understudy_types::id::{Epoch, GroupId};
 use super::query::Query;
 use super::verify::Connect;
 use crate::limits::{RAISE_RETRY_MS, RAISERS};
-use crate::merge::Forks;
+use crate::merge::forks::Forks;
 use crate::store::{RaiseGap, Store, StoreError};
 
 /// An account to be raised.

@@ -6,14 +6,12 @@
 //! stage, and every turn moves it on as far as it goes. Refuses: deciding; `failover` does.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
 
 use understudy_types::id::{Epoch, GroupId, NodeId, Sequence};
 use understudy_types::message::{Message, Position};
 
 use super::core::{Core, Own};
 use super::council::kick::Kicker;
-use super::merges::Merges;
 use super::raise::{Raised, Raiser};
 use super::stood::Stood;
 use crate::batch::GroupBatch;
@@ -24,7 +22,6 @@ use crate::config::placement::Group;
 use crate::coordinator::record::{Cause, GroupRecord};
 use crate::failover::{Desired, Role, Stands};
 use crate::journal::Token;
-use crate::merge::Merger;
 use crate::ship::ShipEvent;
 use crate::transport::LinkId;
 
@@ -75,10 +72,11 @@ pub(super) struct Roles {
     positions: BTreeMap<LinkId, Vec<Position>>,
     seats_changed: bool,
     /// Groups that are on their way from one role to another.
-    pub moving: BTreeSet<GroupId>,
+    moving: BTreeSet<GroupId>,
     /// When all groups are looked at again for the decider.
     pub next_look: MonoNs,
-    pub merges: Merges,
+    /// Epochs whose changes of this node alone are with the active.
+    merged: BTreeMap<GroupId, Epoch>,
     kicker: Kicker,
     /// How often sessions were to be told to ask for their policy again, and how often they were.
     policy_asked: u64,
@@ -93,7 +91,7 @@ impl Standing {
 }
 
 impl Roles {
-    pub(super) fn new(shared: bool, stood: Stood, raiser: Raiser, kicker: Kicker, merger: Arc<Merger>) -> Self {
+    pub(super) fn new(shared: bool, stood: Stood, raiser: Raiser, kicker: Kicker) -> Self {
         Self {
             shared,
             groups: BTreeMap::new(),
@@ -105,7 +103,7 @@ impl Roles {
             seats_changed: false,
             moving: BTreeSet::new(),
             next_look: MonoNs::default(),
-            merges: Merges::new(merger),
+            merged: BTreeMap::new(),
             kicker,
             policy_asked: 0,
             policy_told: 0,
@@ -218,10 +216,7 @@ impl Core {
                     }
                 }
                 (Stage::Idle, Role::Follow) if self.must_merge(group) => Some(Stage::Merging),
-                (Stage::Merging, Role::Follow) if self.must_merge(group) => {
-                    self.merge(group);
-                    None
-                }
+                (Stage::Merging, Role::Follow) if self.must_merge(group) => None,
                 (Stage::Idle | Stage::Merging | Stage::TakingOver, Role::Follow) => self.open_replica(group),
                 (Stage::Following, Role::Follow) => {
                     self.follow(group);
@@ -271,7 +266,6 @@ impl Core {
 
     /// Fences the node before, and looks whether all that was accepted from it is durable and applied.
     fn has_taken_over(&mut self, group: GroupId) -> bool {
-        self.roles.merges.cancel(group);
         let Some(standing) = self.roles.groups.get_mut(&group) else { return false };
         let epoch = standing.desired.record.epoch();
         let first = self.receiver.positions(group).is_some_and(|at| at.epoch < epoch);
@@ -418,7 +412,6 @@ impl Core {
             }
         }
         self.own.remove(&group);
-        self.roles.merges.cancel(group);
         if self.roles.shared {
             // All of it was captured from the store here.
             let tail = self.reader.tail(group).sequence.0;
@@ -518,6 +511,28 @@ impl Core {
         if let Err(error) = self.accounts.copied(names.iter().map(String::as_str), &whole) {
             tracing::warn!(group = group.0, %error, "cannot note who has copies; they are made again after a restart");
         }
+    }
+
+    /// Whether changes that only this node has must go to the active before it follows.
+    fn must_merge(&mut self, group: GroupId) -> bool {
+        let Some(standing) = self.roles.groups.get(&group) else { return false };
+        let record = &standing.desired.record;
+        let Some(stood) = self.roles.stood.get(group) else { return false };
+        if !self.roles.shared || stood.epoch >= record.epoch {
+            return false;
+        }
+        let tail = self.reader.tail(group);
+        let planned = record.cause == Cause::Switchover && record.before == Some(self.node.get());
+        let same = record
+            .base
+            .as_ref()
+            .is_some_and(|base| base.sequence == tail.sequence.0 && base.hash == hex::encode(tail.hash));
+        // A planned move left nothing behind; after anything else the store itself is looked at.
+        !(planned && same) && !self.is_merged(group, record.epoch())
+    }
+
+    fn is_merged(&mut self, group: GroupId, epoch: Epoch) -> bool {
+        self.roles.merged.get(&group).is_some_and(|merged| *merged >= epoch)
     }
 
     /// Ends the sessions of the groups' accounts here.

@@ -20,7 +20,6 @@ use super::board::Board;
 use super::core::Core;
 use super::council::kick::Kicker;
 use super::council::{self, Council};
-use super::merges;
 use super::query::Query;
 use super::raise::Raiser;
 use super::remote::{Answering, Asks};
@@ -54,7 +53,7 @@ use crate::failover::{Desired, Input, Placed, Role, Settings};
 use crate::frame::FrameCodec;
 use crate::journal::{self, Journal, JournalConfig};
 use crate::limits::{CAPTURE_QUEUE_MAX, EVENTS_MAX, JOURNAL_CACHE_BYTES, STORE_EXPORT_MS_MAX};
-use crate::merge::{self, Forks};
+use crate::merge::forks::Forks;
 use crate::metrics::Metrics;
 use crate::pressure::PressureReader;
 use crate::probe::{Probe, ProbeConfig, Source};
@@ -217,8 +216,6 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         board: board.clone(),
         view: view.clone(),
         names,
-        forks: Arc::new(Forks::open(&config.node.data_dir.join("forks.redb"))?),
-        shared: shared.clone(),
     };
     let answering = Answering::begin(&verifier, &transport)?;
     let accounts = {
@@ -240,27 +237,14 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     }
     let capture = Capture::start(&config.ring.path, &options, view.clone(), captured_events)?;
 
-    let is_shared = config.coordinator.kind != CoordinatorKind::None;
+    let shared = config.coordinator.kind != CoordinatorKind::None;
+    let forks = Arc::new(Forks::open(&config.node.data_dir.join("forks.redb"))?);
     let gap = RaiseGap { uid: config.failover.uid_gap, modseq: config.failover.modseq_gap };
-    let raiser = Raiser::start(&connect, &query_sender, &verifier.forks, gap)?;
-    let (merge_events, merged) = unbounded();
-    let tools = merge::Tools {
-        connect: Arc::new({
-            let export_store = export_store.clone();
-            move || -> Box<dyn Store> { Box::new(DovecotStore::new(export_store.clone())) }
-        }),
-        peers: Arc::new(verifier.clone()),
-        storage: storage.clone(),
-        spool: spool.clone(),
-        directory: config.node.data_dir.join("merge"),
-    };
-    let merger = Arc::new(merge::Merger::start(tools, merge_events)?);
-    merges::forward(merged, query_sender.clone())?;
-    let roles =
-        Roles::new(is_shared, Stood::open(&config.node.data_dir)?, raiser, Kicker::start(&connect)?, merger.clone());
+    let raiser = Raiser::start(&connect, &query_sender, &forks, gap)?;
+    let roles = Roles::new(shared, Stood::open(&config.node.data_dir)?, raiser, Kicker::start(&connect)?);
     let (council_inputs, council_inbox) = unbounded();
     let (council_asks, council_asked) = unbounded();
-    let council = if is_shared { Council::new(council_inputs) } else { Council::default() };
+    let council = if shared { Council::new(council_inputs) } else { Council::default() };
 
     let mail_path = config.store.mail_paths.first().cloned();
     let speaker = Speaker {
@@ -293,7 +277,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
             "the probe is blind here"
         );
     }
-    let evidence = if is_shared {
+    let evidence = if shared {
         let evidence = EvidenceConfig {
             node,
             pid_file: config.store.master_pid_file.clone(),
@@ -396,7 +380,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     core.policy_changed();
     new_ring(&mut core)?;
 
-    if is_shared {
+    if shared {
         convene(&core, &query_sender, council_inbox, council_asked)?;
     }
     census::start(&connect, query_sender.clone())?;
@@ -404,8 +388,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     let routing = route(&config, &view, &core.board, &query_sender)?;
     let admin = Arc::new(NodeAdmin {
         queries: query_sender.clone(),
-        asks: is_shared.then_some(council_asks),
-        merger,
+        asks: shared.then_some(council_asks),
         verifier,
         view,
         loaded,

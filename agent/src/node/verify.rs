@@ -8,17 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Sender, bounded};
-use understudy_types::id::{Epoch, NodeId};
+use understudy_types::id::NodeId;
 
 use super::board::Board;
 use super::query::{self, AccountPosition, Query, kind};
-use crate::apply::worker::Shared;
 use crate::capture::view::SharedView;
 use crate::clock;
 use crate::control::model::VerifyResult;
 use crate::digest::{AccountState, first_difference};
 use crate::limits::{VERIFY_PAUSE_MS, VERIFY_TRIES, VERIFY_WAIT_MS};
-use crate::merge::{self, Ask, Forks};
 use crate::store::{DumpOptions, Store, StoreError};
 
 /// Makes a connection to the store.
@@ -32,16 +30,6 @@ pub(crate) struct Verifier {
     pub board: Arc<Board>,
     pub view: SharedView,
     pub names: Arc<dyn Fn(NodeId) -> String + Send + Sync>,
-    /// Where the histories of accounts parted at promotions here.
-    pub forks: Arc<Forks>,
-    /// Bodies for what a node that comes back brings.
-    pub shared: Arc<Shared>,
-}
-
-impl Ask for Verifier {
-    fn ask(&self, peer: NodeId, kind: u16, body: Vec<u8>) -> Result<Vec<u8>, String> {
-        Self::ask(self, peer, kind, body)
-    }
 }
 
 impl Verifier {
@@ -158,18 +146,6 @@ impl Verifier {
                     .map_err(|error| error.to_string())?;
                 Ok(row)
             }
-            merge::wire::kind::CONTENT => {
-                let account = query::account_name(body).ok_or("malformed request")?;
-                let state = dump(store, account).map_err(|error| error.to_string())?;
-                Ok(merge::target::content(state).to_vec())
-            }
-            merge::wire::kind::FORK => {
-                let (epoch, account) = merge::wire::take_account(body).ok_or("malformed request")?;
-                let group = self.view.read().placement.group_of(account);
-                let fork = self.forks.after(group, account, Epoch(epoch)).map_err(|error| error.to_string())?;
-                Ok(merge::wire::put_fork(fork.as_ref()))
-            }
-            merge::wire::kind::MERGE => self.merge(body, store),
             kind::VERIFY => {
                 let account = query::account_name(body).ok_or("malformed request")?;
                 let results = self.one(account, store);
@@ -177,31 +153,6 @@ impl Verifier {
             }
             _ => Err("unknown request".into()),
         }
-    }
-
-    /// A node that was active before brings what only it had.
-    fn merge(&self, body: &[u8], store: &mut dyn Store) -> Result<Vec<u8>, String> {
-        let (epoch, account, ops) = merge::wire::take_merge(body)?;
-        let serves = {
-            let view = self.view.read();
-            let group = view.placement.group(view.placement.group_of(account));
-            group.is_some_and(|group| group.epoch == epoch && view.serves(group.id, account))
-        };
-        if !serves {
-            return Err("this node does not serve the account in that epoch".into());
-        }
-        let merged = merge::target::merge(store, &self.shared.bodies, account, ops)?;
-        if merged.applied > 0 {
-            // The replicas, the one that brought it among them, get it with a snapshot.
-            let (reply, taken) = bounded(1);
-            let why = "a node that came back brought changes".to_owned();
-            let account = account.to_owned();
-            self.queries
-                .send(Query::Resync { account, bodies: false, why, reply })
-                .map_err(|_| "the agent is stopping")?;
-            taken.recv_timeout(Duration::from_millis(VERIFY_WAIT_MS)).map_err(|_| "the agent is busy")??;
-        }
-        serde_json::to_vec(&merged).map_err(|error| error.to_string())
     }
 
     fn wait_applied(&self, account: &str, position: u64) -> Result<(), String> {
