@@ -449,6 +449,8 @@ pub const MERGE_RETRY_MS_MAX: u64 = 30_000;
 /// Tries of an account that wait for the node that knows where the histories parted. Past it, it is merged without:
 /// nothing then counts as deleted.
 pub const MERGE_FORK_TRIES: u32 = 8;
+/// Wait before a store that could not be asked for its accounts is asked again, in milliseconds. Tries never end.
+pub const MERGE_LIST_RETRY_MS: u64 = 2_000;
 /// Plans of one try to merge an account. Past it the try failed, with what is still missing named.
 pub const MERGE_ROUNDS_MAX: usize = 4;
 /// Items in one request to merge. More go in several: one must be done within [`ASK_MS_MAX`], bodies included.
@@ -462,5 +464,7 @@ pub const MERGE_UID_TRIES: u32 = 16;
 pub const MERGE_FINDINGS_MAX: usize = 1_000_000;
 /// Merges whose report and progress are kept. Past it the oldest are removed.
 pub const MERGES_KEPT_MAX: usize = 200;
+/// Merges that `status` names. The rest is in `understudy merge list`.
+pub const MERGES_NAMED_MAX: usize = 16;
 /// How long the thread of merges sleeps when nothing happens, in milliseconds.
 pub const MERGE_IDLE_MS: u64 = 1_000;

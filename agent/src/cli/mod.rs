@@ -11,6 +11,7 @@ pub mod config;
 pub mod doctor;
 pub mod failover;
 pub mod live;
+pub mod merge;
 pub mod output;
 pub mod reload;
 pub mod resync;
@@ -126,6 +127,8 @@ pub enum Command {
     Promote(failover::PromoteArgs),
     /// Say why a group is where it is, rule by rule
     Explain(failover::ExplainArgs),
+    /// Show what this node alone had when it came back, and what became of it
+    Merge(merge::Args),
     /// Show which rule decides about which account
     Rules(rules::Args),
     /// Have the agent read rules, lists and placement again
@@ -221,6 +224,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Undrain(args) => failover::undrain(&context, args),
         Command::Promote(args) => failover::promote(&context, args),
         Command::Explain(args) => failover::explain(&context, args),
+        Command::Merge(args) => merge::run(&context, args),
         Command::Rules(args) => rules::run(&context, args),
         Command::Reload(args) => reload::run(&context, args),
         Command::Cert(args) => cert::run(&context, args),

@@ -12,7 +12,7 @@ pub mod systemd;
 
 pub use server::{Control, ControlError, serve};
 
-use model::{Done, Explained, OrderRequest, RuleRow, Status, Target, VerifyResult};
+use model::{Done, Explained, MergeFinding, MergeRow, OrderRequest, RuleRow, Status, Target, VerifyResult};
 
 /// Largest request body, in bytes. A larger one is refused with 413.
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;
@@ -62,6 +62,22 @@ pub trait Admin: Send + Sync {
     ///
     /// Why it cannot be done.
     fn order(&self, request: &OrderRequest) -> Result<Done, String>;
+    /// Merges of what this node had alone, newest first.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot be told.
+    fn merges(&self) -> Result<Vec<MergeRow>, String> {
+        Ok(Vec::new())
+    }
+    /// The report of one merge, by its name.
+    ///
+    /// # Errors
+    ///
+    /// There is no such merge, or its report cannot be read.
+    fn merge_report(&self, name: &str) -> Result<Vec<MergeFinding>, String> {
+        Err(format!("there is no merge `{name}`"))
+    }
     /// Called before the metrics are printed, to set gauges that are not kept up to date all the time.
     fn refresh_metrics(&self) {}
 }

@@ -299,6 +299,54 @@ pub struct Rule {
     pub wall_ns: u64,
 }
 
+/// A merge of what this node had alone of a group when it came back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MergeRow {
+    /// `GROUP-EPOCH`.
+    pub name: String,
+    pub group: u32,
+    /// The epoch of the active that it is merged into.
+    pub epoch: u64,
+    /// The last epoch in which this node was active.
+    pub was_epoch: u64,
+    pub active: String,
+    pub done: bool,
+    pub accounts: u32,
+    pub merged: u32,
+    /// Messages that came back.
+    pub brought: u32,
+    pub conflicts: u32,
+    /// Accounts that could not be merged and are tried again.
+    pub waiting: Vec<MergeWaiting>,
+    pub since_wall_ns: u64,
+    /// 0 = it is under way.
+    pub done_wall_ns: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MergeWaiting {
+    pub account: String,
+    pub why: String,
+}
+
+/// One line of a merge's report. "Here" is the node that came back, "there" the active.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MergeFinding {
+    pub wall_ns: u64,
+    pub account: String,
+    /// See `docs/merge.md`.
+    pub what: String,
+    /// The two sides wanted different things.
+    pub conflict: bool,
+    pub mailbox: String,
+    /// GUID of the message, name of the subscription, or key of the METADATA entry.
+    pub object: String,
+    pub uid: u32,
+    pub here: String,
+    pub there: String,
+    pub decision: String,
+}
+
 /// Body of every answer that is not 2xx.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ErrorBody {

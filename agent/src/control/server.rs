@@ -122,6 +122,8 @@ async fn run(
         .route("/v1/reload", post(reload))
         .route("/v1/rules", get(rules))
         .route("/v1/failover", get(failover))
+        .route("/v1/merges", get(merges))
+        .route("/v1/merge", get(merge_report))
         .route("/v1/explain", post(explain))
         .route("/v1/order", post(order))
         .route("/metrics", get(metrics))
@@ -234,6 +236,27 @@ struct RulesQuery {
 async fn rules(State(shared): Handle, Query(query): Query<RulesQuery>) -> Response {
     let accounts: Vec<String> = query.account.into_iter().collect();
     answer(ask(shared, move |admin| admin.rules(&accounts)).await)
+}
+
+async fn merges(State(shared): Handle) -> Response {
+    match ask(shared, |admin| admin.merges()).await {
+        Ok(Ok(rows)) => Json(rows).into_response(),
+        Ok(Err(why)) => failure(StatusCode::CONFLICT, why),
+        Err(failed) => failed,
+    }
+}
+
+#[derive(Deserialize)]
+struct MergeQuery {
+    name: String,
+}
+
+async fn merge_report(State(shared): Handle, Query(query): Query<MergeQuery>) -> Response {
+    match ask(shared, move |admin| admin.merge_report(&query.name)).await {
+        Ok(Ok(lines)) => Json(lines).into_response(),
+        Ok(Err(why)) => failure(StatusCode::NOT_FOUND, why),
+        Err(failed) => failed,
+    }
 }
 
 async fn metrics(State(shared): Handle) -> Response {

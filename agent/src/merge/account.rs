@@ -82,9 +82,6 @@ impl<'a> Account<'a> {
                 Err(why) => away = why,
             }
         }
-        if away.is_empty() && self.order.epoch.0 == self.order.was.0 + 1 {
-            away = "its active has not raised its counters yet".into();
-        }
         if !away.is_empty() && self.job.failed < MERGE_FORK_TRIES {
             return Err(format!("where the histories parted is not known yet: {away}"));
         }

@@ -4,7 +4,7 @@
 //! hurt: a crash; what is merged is noted, and every step may be repeated. An account that fails; it is told and tried
 //! again, and all others go on. Refuses: knowing how peers are reached ([`Ask`]), and what follows a merge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -21,9 +21,9 @@ use super::queue::{Job, Queue};
 use super::report::{self, Count, Line, Report};
 use crate::blob::BlobStore;
 use crate::blob::spool::Spool;
-use crate::clock;
-use crate::limits::{MERGE_IDLE_MS, MERGES_AT_ONCE};
-use crate::store::Store;
+use crate::clock::{self, MonoNs};
+use crate::limits::{MERGE_IDLE_MS, MERGE_LIST_RETRY_MS, MERGES_AT_ONCE};
+use crate::store::{Store, StoreError};
 
 /// A way to ask peers. Blocks until the whole answer is there, or a time-out of its own.
 pub trait Ask: Send + Sync {
@@ -43,7 +43,7 @@ pub struct Order {
     pub active: NodeId,
     /// Other nodes that may have been active in between: they may know where the histories parted.
     pub peers: Vec<NodeId>,
-    /// Every account of the group that this node's store may have.
+    /// Accounts of the group that this node knows of. Those that its store lists are added.
     pub accounts: Vec<String>,
 }
 
@@ -52,11 +52,14 @@ pub struct Order {
 pub enum MergeEvent {
     /// The account is merged.
     Account { group: GroupId, account: String, brought: u32, conflicts: u32 },
-    /// It cannot be merged now, and is tried again.
+    /// It cannot be merged now, and is tried again. Without an account: none of the group can.
     Waiting { group: GroupId, account: String, why: String },
     /// All accounts of the group are merged.
     Done { group: GroupId, epoch: Epoch, accounts: u32, brought: u32, conflicts: u32 },
 }
+
+/// Says of which group an account is, if it is replicated.
+pub type GroupOf = Arc<dyn Fn(&str) -> Option<GroupId> + Send + Sync>;
 
 /// What a merge needs.
 #[derive(Clone)]
@@ -68,6 +71,7 @@ pub struct Tools {
     pub spool: Spool,
     /// Folder of reports and progress.
     pub directory: PathBuf,
+    pub group_of: GroupOf,
 }
 
 /// How a merge stands.
@@ -112,11 +116,11 @@ pub struct Merger {
 }
 
 impl Merger {
-    /// Starts the threads. `events` may block them.
+    /// Starts the threads. `tell` is called from one of them and may block it.
     ///
     /// # Errors
     /// When the folder or its files cannot be used, or a thread cannot be made.
-    pub fn start(tools: Tools, events: Sender<MergeEvent>) -> Result<Self, ForksError> {
+    pub fn start(tools: Tools, tell: impl Fn(MergeEvent) + Send + 'static) -> Result<Self, ForksError> {
         let io = |error: std::io::Error| ForksError::Database(redb::Error::Io(error));
         std::fs::create_dir_all(&tools.directory).map_err(io)?;
         let progress = Progress::open(&tools.directory.join("progress.redb"))?;
@@ -136,8 +140,14 @@ impl Merger {
             };
             threads.push(std::thread::Builder::new().name(format!("merge-{n}")).spawn(work).map_err(io)?);
         }
-        let coordinator =
-            Coordinator { shared: shared.clone(), queue: Queue::default(), orders: BTreeMap::new(), jobs, events };
+        let coordinator = Coordinator {
+            shared: shared.clone(),
+            queue: Queue::default(),
+            orders: BTreeMap::new(),
+            unlisted: Vec::new(),
+            jobs,
+            tell: Box::new(tell),
+        };
         let thread = std::thread::Builder::new().name("merge".into());
         threads.push(thread.spawn(move || coordinator.run(&inbox)).map_err(io)?);
         Ok(Self { commands, shared, threads })
@@ -197,20 +207,24 @@ struct Coordinator {
     shared: Arc<Shared>,
     queue: Queue,
     orders: BTreeMap<GroupId, Order>,
+    /// Groups whose accounts the store could not tell yet, and when it is asked again.
+    unlisted: Vec<(MonoNs, Order)>,
     jobs: Sender<(Order, Job)>,
-    events: Sender<MergeEvent>,
+    tell: Box<dyn Fn(MergeEvent) + Send>,
 }
 
 impl Coordinator {
     fn run(mut self, inbox: &Receiver<Command>) {
         loop {
+            self.list();
             let now = clock::mono();
             for job in self.queue.start(now) {
                 if let Some(order) = self.orders.get(&job.group) {
                     let _ = self.jobs.send((order.clone(), job));
                 }
             }
-            let pause = self.queue.due().map_or(MERGE_IDLE_MS, |due| due.since_ns(now) / 1_000_000 + 1);
+            let due = self.unlisted.iter().map(|(at, _)| *at).chain(self.queue.due()).min();
+            let pause = due.map_or(MERGE_IDLE_MS, |due| due.since_ns(now) / 1_000_000 + 1);
             match inbox.recv_timeout(Duration::from_millis(pause.min(MERGE_IDLE_MS))) {
                 Ok(Command::Begin(order)) => self.begin(order),
                 Ok(Command::Cancel(group)) => self.forget(group),
@@ -224,15 +238,55 @@ impl Coordinator {
     fn forget(&mut self, group: GroupId) {
         self.queue.cancel(group);
         self.orders.remove(&group);
+        self.unlisted.retain(|(_, order)| order.group != group);
         locked(&self.shared.reports).retain(|(of, _), _| *of != group);
         locked(&self.shared.waiting).retain(|(of, _), _| *of != group);
     }
 
     fn begin(&mut self, order: Order) {
-        if self.queue.is_current(order.group, order.epoch) {
+        let listing = |(_, unlisted): &(MonoNs, Order)| (unlisted.group, unlisted.epoch) == (order.group, order.epoch);
+        if self.queue.is_current(order.group, order.epoch) || self.unlisted.iter().any(listing) {
             return;
         }
         self.forget(order.group);
+        self.unlisted.push((clock::mono(), order));
+    }
+
+    /// Asks the store for accounts that nobody heard of while this agent ran. One that cannot list them goes by what is
+    /// known; one that cannot be asked at all is asked again.
+    fn list(&mut self) {
+        let now = clock::mono();
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.unlisted).into_iter().partition(|of| of.0 <= now);
+        self.unlisted = later;
+        for (_, mut order) in due {
+            let tools = &self.shared.tools;
+            let mut names: BTreeSet<String> = order.accounts.iter().cloned().collect();
+            let of_group = |name: &String| (tools.group_of)(name) == Some(order.group);
+            let listed = (tools.connect)().accounts(&mut |name| {
+                names.extend(Some(name).filter(of_group));
+            });
+            order.accounts = names.into_iter().collect();
+            match listed {
+                Ok(()) => self.merge(order),
+                Err(StoreError::Failed { detail, .. }) => {
+                    tracing::warn!(
+                        group = order.group.0,
+                        detail,
+                        "the store cannot list its accounts; those known are merged"
+                    );
+                    self.merge(order);
+                }
+                Err(error) => {
+                    let (group, account, why) = (order.group, String::new(), format!("this node's store: {error}"));
+                    tracing::warn!(group = group.0, why, "a group cannot be merged yet; it is tried again");
+                    self.unlisted.push((now.after(Duration::from_millis(MERGE_LIST_RETRY_MS)), order));
+                    (self.tell)(MergeEvent::Waiting { group, account, why });
+                }
+            }
+        }
+    }
+
+    fn merge(&mut self, order: Order) {
         let name = report::name(order.group, order.epoch);
         let merged = self.shared.progress.begin(&order, clock::wall_ns()).and_then(|forgotten| {
             for (group, epoch) in forgotten {
@@ -287,8 +341,7 @@ impl Coordinator {
                 MergeEvent::Waiting { group, account, why }
             }
         };
-        // Nobody listens only at shutdown.
-        let _ = self.events.send(event);
+        (self.tell)(event);
         if self.queue.ended(job, done, clock::mono()) {
             self.done(group, job.epoch);
         }
@@ -307,6 +360,6 @@ impl Coordinator {
         let accounts = u32::try_from(merged.len()).unwrap_or(u32::MAX);
         let (brought, conflicts) = merged.values().fold((0u32, 0u32), |sum, of| (sum.0 + of.0, sum.1 + of.1));
         tracing::info!(merge = report::name(group, epoch), accounts, brought, conflicts, "a group is merged");
-        let _ = self.events.send(MergeEvent::Done { group, epoch, accounts, brought, conflicts });
+        (self.tell)(MergeEvent::Done { group, epoch, accounts, brought, conflicts });
     }
 }

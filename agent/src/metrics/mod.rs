@@ -92,6 +92,8 @@ pub struct Metrics {
     pub apply: Histogram,
     pub quarantined_accounts: Gauge,
     pub resyncs: Family<Outcome, Counter>,
+    pub merge_messages: Counter,
+    pub merge_conflicts: Counter,
 
     pub blob_puts: Family<Blob, Counter>,
     pub blob_gets: Family<Blob, Counter>,
@@ -231,6 +233,13 @@ impl Metrics {
         let quarantined_accounts =
             b.plain("quarantined_accounts", "Accounts whose operations are set aside on this node", Gauge::default());
         let resyncs = b.plain("resyncs", "Resyncs of accounts, by how they ended", Family::default());
+        let merge_messages = b.plain(
+            "merge_messages",
+            "Messages that only this node had when it came back, and that are on the active now",
+            Counter::default(),
+        );
+        let merge_conflicts =
+            b.plain("merge_conflicts", "Conflicts that merges of this node's changes found", Counter::default());
 
         let blob_puts =
             b.plain("blob_puts", "Bodies that were put into central storage, by outcome", Family::default());
@@ -318,6 +327,8 @@ impl Metrics {
             apply,
             quarantined_accounts,
             resyncs,
+            merge_messages,
+            merge_conflicts,
             blob_puts,
             blob_gets,
             blob_put,

@@ -10,20 +10,25 @@ use crossbeam::channel::{Sender, bounded};
 use understudy_types::id::{GroupId, NodeId};
 
 use super::council::Ask;
+use super::merging;
 use super::query::Query;
 use super::verify::Verifier;
 use crate::capture::view::SharedView;
 use crate::config::model::CoordinatorKind;
 use crate::config::{self, Loaded};
 use crate::control::Admin;
-use crate::control::model::{Done, Explained, OrderRequest, Rule, RuleRow, Status, Target, VerifyResult};
+use crate::control::model::{
+    Done, Explained, MergeFinding, MergeRow, OrderRequest, Rule, RuleRow, Status, Target, VerifyResult,
+};
 use crate::failover::Order;
 use crate::limits::QUERY_MS_MAX;
+use crate::merge::Merger;
 use crate::rules::Rules;
 
 /// The node's side of the admin socket.
 pub(crate) struct NodeAdmin {
     pub queries: Sender<Query>,
+    pub merger: Arc<Merger>,
     /// `None`: no coordinator is configured, and nobody decides.
     pub asks: Option<Sender<Ask>>,
     pub verifier: Verifier,
@@ -106,6 +111,14 @@ impl NodeAdmin {
 }
 
 impl Admin for NodeAdmin {
+    fn merges(&self) -> Result<Vec<MergeRow>, String> {
+        merging::rows(&self.merger, |node| self.loaded.config.node_name(node))
+    }
+
+    fn merge_report(&self, name: &str) -> Result<Vec<MergeFinding>, String> {
+        merging::findings(&self.merger, name)
+    }
+
     fn failover(&self) -> Result<serde_json::Value, String> {
         self.council(|reply| Ask::Overview { reply })
     }

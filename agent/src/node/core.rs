@@ -117,6 +117,7 @@ pub(super) struct Core {
     pub snapshot_ends: Vec<(GroupId, u64, String)>,
     /// Accounts that were changed here and are active elsewhere, until their active is asked.
     pub foreign_asked: BTreeMap<String, Asked>,
+    pub merging: super::merging::Merging,
     pub unread: Unread,
     pub last_snapshot: u64,
     pub gaps_total: u64,
@@ -526,6 +527,7 @@ impl Core {
                 // The census ends with the loop; nobody else asks.
                 let _ = reply.send(());
             }
+            Query::Merge(event) => self.merge_event(event),
             Query::Reloaded => {
                 self.policy_changed();
                 let names: Vec<String> = self.accounts.iter().map(|(account, _)| account.to_owned()).collect();

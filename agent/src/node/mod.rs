@@ -15,6 +15,7 @@ mod council;
 mod debts;
 mod exports;
 mod gauges;
+mod merging;
 mod orders;
 mod parked;
 mod peers;
@@ -70,6 +71,8 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     run_loop(&mut core, &started.inbox);
     drop(started.routing);
     drop(started.control);
+    // Threads that wait for an answer of the loop have none to wait for.
+    drop(started.inbox);
     core.transport.stop();
     match core.failure.take() {
         Some(failure) => Err(anyhow::anyhow!(failure)),

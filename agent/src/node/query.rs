@@ -5,10 +5,10 @@
 
 use crossbeam::channel::Sender;
 use understudy_types::id::{GroupId, NodeId};
-use understudy_types::op::{ACCOUNT_BYTES_MAX, Op};
 
 use crate::control::model::Status;
 use crate::failover::Desired;
+pub(crate) use crate::merge::wire::{account_name, put_op, take_ops};
 
 /// Kinds of request between agents, beside those of `message::request`.
 pub(crate) mod kind {
@@ -20,6 +20,7 @@ pub(crate) mod kind {
     pub(crate) const RESYNC: u16 = 4;
     /// Account: compare it with its replicas; the answer is JSON.
     pub(crate) const VERIFY: u16 = 5;
+    pub(crate) use crate::merge::wire::kind::{CONTENT, FORK, MERGE};
 }
 
 /// Where an account stands.
@@ -105,6 +106,8 @@ pub(crate) enum Query {
         id: u64,
         result: Result<String, String>,
     },
+    /// How a merge of what this node had alone goes on.
+    Merge(crate::merge::MergeEvent),
     /// Rules and placement changed.
     Reloaded,
     Stop,
@@ -142,39 +145,6 @@ pub(crate) fn take_resync(body: &[u8]) -> Option<(bool, &str)> {
     (*bodies <= 1).then_some((*bodies == 1, account))
 }
 
-/// An account's name as a payload.
-#[must_use]
-pub(crate) fn account_name(bytes: &[u8]) -> Option<&str> {
-    let name = std::str::from_utf8(bytes).ok()?;
-    let fine = !name.is_empty() && name.len() <= ACCOUNT_BYTES_MAX && !name.chars().any(char::is_control);
-    fine.then_some(name)
-}
-
-/// A row of operations: `length u32`, operation.
-pub(crate) fn put_op(body: &mut Vec<u8>, op: &Op) {
-    let bytes = op.encode();
-    body.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-    body.extend_from_slice(&bytes);
-}
-
-/// Reads a row of operations.
-///
-/// # Errors
-/// The place and the rule that is broken.
-pub(crate) fn take_ops(mut body: &[u8]) -> Result<Vec<Op>, String> {
-    let mut ops = Vec::new();
-    let whole = body.len();
-    while !body.is_empty() {
-        let at = whole - body.len();
-        let (len, rest) = body.split_first_chunk::<4>().ok_or(format!("cut short at {at}"))?;
-        let len = u32::from_le_bytes(*len) as usize;
-        let op = rest.get(..len).ok_or(format!("operation at {at} says {len} bytes, {} are there", rest.len()))?;
-        ops.push(Op::decode(op).map_err(|error| format!("operation at {at}: {error}"))?);
-        body = &rest[len..];
-    }
-    Ok(ops)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,11 +157,5 @@ mod tests {
         assert_eq!(take_position(&put_position(7, "u\nx")), None);
         assert_eq!(take_resync(&put_resync(true, "u@x")), Some((true, "u@x")));
         assert_eq!(take_resync(b"\x02u"), None);
-        let op = Op::Unsubscribed { name: "a".into() };
-        let mut row = Vec::new();
-        put_op(&mut row, &op);
-        put_op(&mut row, &op);
-        assert_eq!(take_ops(&row).unwrap(), [op.clone(), op]);
-        assert!(take_ops(&row[..row.len() - 1]).is_err());
     }
 }

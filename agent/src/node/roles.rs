@@ -76,7 +76,7 @@ pub(super) struct Roles {
     /// When all groups are looked at again for the decider.
     pub next_look: MonoNs,
     /// Epochs whose changes of this node alone are with the active.
-    merged: BTreeMap<GroupId, Epoch>,
+    pub merged: BTreeMap<GroupId, Epoch>,
     kicker: Kicker,
     /// How often sessions were to be told to ask for their policy again, and how often they were.
     policy_asked: u64,
@@ -216,7 +216,10 @@ impl Core {
                     }
                 }
                 (Stage::Idle, Role::Follow) if self.must_merge(group) => Some(Stage::Merging),
-                (Stage::Merging, Role::Follow) if self.must_merge(group) => None,
+                (Stage::Merging, Role::Follow) if self.must_merge(group) => {
+                    self.begin_merge(group);
+                    None
+                }
                 (Stage::Idle | Stage::Merging | Stage::TakingOver, Role::Follow) => self.open_replica(group),
                 (Stage::Following, Role::Follow) => {
                     self.follow(group);
@@ -238,6 +241,9 @@ impl Core {
             self.seat(group);
             let Some(next) = next.filter(|next| *next != stage) else { break };
             tracing::info!(group = group.0, from = ?stage, to = ?next, "the group moves on");
+            if stage == Stage::Merging {
+                self.end_merge(group);
+            }
             if let Some(standing) = self.roles.groups.get_mut(&group) {
                 standing.stage = next;
                 standing.since = self.now;
@@ -253,6 +259,11 @@ impl Core {
         if on_its_way {
             self.roles.moving.insert(group);
         }
+    }
+
+    /// Something that the group waited for has come.
+    pub(super) fn start_moving(&mut self, group: GroupId) {
+        self.roles.moving.insert(group);
     }
 
     /// A group that nobody else was active for since: nothing is to be fenced, applied or raised.

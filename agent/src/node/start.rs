@@ -20,6 +20,7 @@ use super::board::Board;
 use super::core::Core;
 use super::council::kick::Kicker;
 use super::council::{self, Council};
+use super::merging::Merging;
 use super::query::Query;
 use super::raise::Raiser;
 use super::remote::{Answering, Asks};
@@ -53,7 +54,7 @@ use crate::failover::{Desired, Input, Placed, Role, Settings};
 use crate::frame::FrameCodec;
 use crate::journal::{self, Journal, JournalConfig};
 use crate::limits::{CAPTURE_QUEUE_MAX, EVENTS_MAX, JOURNAL_CACHE_BYTES, STORE_EXPORT_MS_MAX};
-use crate::merge::forks::Forks;
+use crate::merge::Forks;
 use crate::metrics::Metrics;
 use crate::pressure::PressureReader;
 use crate::probe::{Probe, ProbeConfig, Source};
@@ -204,6 +205,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     spool.clean()?;
     spool.list()?.into_iter().for_each(|id| uploader.want(id));
     let (export_events, exports) = bounded(EVENTS_MAX);
+    let merge_store = export_store.clone();
     let exporters = Exporters::start(|| Box::new(DovecotStore::new(export_store.clone())), &export_events)?;
     let (query_sender, queries) = unbounded();
     let names = {
@@ -216,12 +218,16 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         board: board.clone(),
         view: view.clone(),
         names,
+        forks: Arc::new(Forks::open(&config.node.data_dir.join("forks.redb"))?),
+        shared: shared.clone(),
     };
     let answering = Answering::begin(&verifier, &transport)?;
     let accounts = {
         let view = view.read();
         Accounts::open(&config.node.data_dir.join("accounts.redb"), |account| view.placement.group_of(account))?
     };
+
+    let merging = Merging::start(&verifier, merge_store, &storage, &spool, &config.node.data_dir)?;
 
     let (captured_events, captured) = bounded(CAPTURE_QUEUE_MAX);
     let ring_group = config.ring.group.as_deref().map(group_id).transpose()?;
@@ -238,9 +244,8 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     let capture = Capture::start(&config.ring.path, &options, view.clone(), captured_events)?;
 
     let shared = config.coordinator.kind != CoordinatorKind::None;
-    let forks = Arc::new(Forks::open(&config.node.data_dir.join("forks.redb"))?);
     let gap = RaiseGap { uid: config.failover.uid_gap, modseq: config.failover.modseq_gap };
-    let raiser = Raiser::start(&connect, &query_sender, &forks, gap)?;
+    let raiser = Raiser::start(&connect, &query_sender, &verifier.forks, gap)?;
     let roles = Roles::new(shared, Stood::open(&config.node.data_dir)?, raiser, Kicker::start(&connect)?);
     let (council_inputs, council_inbox) = unbounded();
     let (council_asks, council_asked) = unbounded();
@@ -355,6 +360,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         parked: super::parked::ParkedBoard::default(),
         snapshot_ends: Vec::new(),
         foreign_asked: BTreeMap::new(),
+        merging,
         unread: super::debts::Unread::default(),
         last_snapshot: 0,
         gaps_total: 0,
@@ -387,6 +393,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     compare::start(verifier.clone(), query_sender.clone())?;
     let routing = route(&config, &view, &core.board, &query_sender)?;
     let admin = Arc::new(NodeAdmin {
+        merger: core.merging.merger.clone(),
         queries: query_sender.clone(),
         asks: shared.then_some(council_asks),
         verifier,

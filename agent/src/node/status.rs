@@ -38,6 +38,7 @@ impl Core {
             reasons.push(format!("the journal has failed: {failed}"));
         }
         reasons.extend(self.recovered.damage.iter().map(|damage| format!("journal: {damage}")));
+        reasons.extend(self.merge_reasons());
         let board = self.board.lock();
         for (account, (_, parked)) in &board.parked {
             reasons.push(format!("account `{account}` waits: {}", parked.detail));

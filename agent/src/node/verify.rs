@@ -12,11 +12,13 @@ use understudy_types::id::NodeId;
 
 use super::board::Board;
 use super::query::{self, AccountPosition, Query, kind};
+use crate::apply::worker::Shared;
 use crate::capture::view::SharedView;
 use crate::clock;
 use crate::control::model::VerifyResult;
 use crate::digest::{AccountState, first_difference};
 use crate::limits::{VERIFY_PAUSE_MS, VERIFY_TRIES, VERIFY_WAIT_MS};
+use crate::merge::Forks;
 use crate::store::{DumpOptions, Store, StoreError};
 
 /// Makes a connection to the store.
@@ -30,6 +32,9 @@ pub(crate) struct Verifier {
     pub board: Arc<Board>,
     pub view: SharedView,
     pub names: Arc<dyn Fn(NodeId) -> String + Send + Sync>,
+    pub forks: Arc<Forks>,
+    /// Bodies of central storage, for messages that another node brings.
+    pub shared: Arc<Shared>,
 }
 
 impl Verifier {
@@ -116,7 +121,7 @@ impl Verifier {
         answer.recv_timeout(Duration::from_millis(VERIFY_WAIT_MS)).ok().flatten()
     }
 
-    fn ask(&self, peer: NodeId, kind: u16, body: Vec<u8>) -> Result<Vec<u8>, String> {
+    pub(super) fn ask(&self, peer: NodeId, kind: u16, body: Vec<u8>) -> Result<Vec<u8>, String> {
         let (reply, answer) = bounded(1);
         self.queries.send(Query::Ask { peer, kind, body, reply }).map_err(|_| "the agent is stopping")?;
         answer
@@ -151,6 +156,7 @@ impl Verifier {
                 let results = self.one(account, store);
                 serde_json::to_vec(&results).map_err(|error| error.to_string())
             }
+            kind::CONTENT | kind::FORK | kind::MERGE => self.merge(kind, body, store),
             _ => Err("unknown request".into()),
         }
     }
@@ -179,7 +185,7 @@ impl Verifier {
     }
 }
 
-fn dump(store: &mut dyn Store, account: &str) -> Result<AccountState, StoreError> {
+pub(super) fn dump(store: &mut dyn Store, account: &str) -> Result<AccountState, StoreError> {
     let mut state = AccountState::default();
     store.dump(account, DumpOptions { messages: true, bodies: false }, &mut |op| state.add(op))?;
     Ok(state)

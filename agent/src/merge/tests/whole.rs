@@ -125,9 +125,10 @@ impl World {
             storage: self.storage.clone(),
             spool: Spool::new(&self.here.spool),
             directory: self.folder(),
+            group_of: Arc::new(|account| (account != "of-another-group@x").then_some(GROUP)),
         };
         let (events, told) = unbounded();
-        (Merger::start(tools, events).unwrap(), told)
+        (Merger::start(tools, move |event| drop(events.send(event))).unwrap(), told)
     }
 
     fn keep(&self, at: usize, fork: &ForkState) {
@@ -222,9 +223,11 @@ fn an_account_that_fails_holds_up_no_other_and_is_named() {
     let (mut world, fork) = world();
     world.keep(0, &fork);
     world.here.store.add_account("only-here@x");
+    world.here.store.add_account("of-another-group@x");
     world.here.save(*fork.marks.keys().next().unwrap());
     let (merger, told) = world.start();
-    merger.begin(order(2, &["only-here@x", USER]));
+    // The store lists the other one.
+    merger.begin(order(2, &[USER]));
     let mut accounts = Vec::new();
     while accounts.len() < 2 {
         match told.recv_timeout(Duration::from_secs(60)).unwrap() {
