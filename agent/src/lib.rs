@@ -32,9 +32,11 @@ pub mod signal;
 pub mod beat;
 pub mod evidence;
 pub mod suspect;
+pub mod canary;
 
 pub mod coordinator;
 pub mod failover;
+pub mod fence;
 
 pub mod routing;
 pub mod metrics;

@@ -468,3 +468,31 @@ pub const MERGES_KEPT_MAX: usize = 200;
 pub const MERGES_NAMED_MAX: usize = 16;
 /// How long the thread of merges sleeps when nothing happens, in milliseconds.
 pub const MERGE_IDLE_MS: u64 = 1_000;
+
+/// Time for one round of a peer's canary, in milliseconds. Past it the round has failed.
+pub const CANARY_ROUND_MS_MAX: u64 = 5_000;
+/// Age of a round under way from which it counts as failing, in nanoseconds.
+pub const CANARY_LATE_NS: u64 = 1_000_000_000;
+/// Every so many rounds a canary writes.
+pub const CANARY_WRITE_ROUNDS: u64 = 5;
+/// Bytes of the body of a canary's message, at most.
+pub const CANARY_BODY_BYTES: usize = 1024;
+/// Bytes of one line of an IMAP server. Past it the round has failed.
+pub const CANARY_LINE_BYTES_MAX: usize = 16 << 10;
+/// Untagged answers to one command. Past it the round has failed.
+pub const CANARY_LINES_MAX: usize = 256;
+/// Bytes that an IMAP server may send in one round. Past it the round has failed.
+pub const CANARY_SESSION_BYTES_MAX: usize = 256 << 10;
+/// Bytes of the file with the canary's password that are looked at.
+pub const CANARY_PASSWORD_BYTES_MAX: usize = 4096;
+/// Characters of a reason that observers tell each other. What is longer is cut.
+pub const CANARY_WHY_CHARS_MAX: usize = 200;
+/// Bytes of what an observer says of all its peers. More is refused.
+pub const CANARY_WORDS_BYTES_MAX: usize = 256 << 10;
+
+/// Time for one run of the fence hook, in milliseconds. Past it, it is killed and has failed.
+pub const FENCE_HOOK_MS_MAX: u64 = 10_000;
+/// Bytes of the fence hook's output that are kept. What is longer is dropped.
+pub const FENCE_HOOK_OUTPUT_BYTES_MAX: usize = 16 << 10;
+/// Lines of the fence hook's output that go to the log. More are dropped.
+pub const FENCE_HOOK_LINES_MAX: usize = 100;

@@ -190,6 +190,12 @@ impl Dovecot {
         std::fs::read_to_string(self.dir().join("out")).unwrap_or_default()
     }
 
+    /// Address of its IMAP service.
+    #[must_use]
+    pub fn imap_address(&self) -> String {
+        format!("{}:{IMAP_PORT}", self.ip)
+    }
+
     /// All that it logged.
     #[must_use]
     pub fn log(&self) -> String {
@@ -254,7 +260,7 @@ impl Dovecot {
         }
     }
 
-    /// Process ids of the service `name` of this instance.
+    /// Process ids of the service `name` of this instance; of all services where it is empty.
     #[must_use]
     pub fn processes(&self, name: &str) -> Vec<i32> {
         let parent = self.master.id().to_string();
@@ -263,9 +269,43 @@ impl Dovecot {
         ids.filter(|pid| {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             let Some((comm, rest)) = stat.rsplit_once(") ") else { return false };
-            comm.ends_with(&format!("({name}")) && rest.split(' ').nth(1) == Some(&parent)
+            (name.is_empty() || comm.ends_with(&format!("({name}"))) && rest.split(' ').nth(1) == Some(&parent)
         })
         .collect()
+    }
+
+    /// Process id of the master.
+    #[must_use]
+    pub fn master(&self) -> i32 {
+        i32::try_from(self.master.id()).unwrap_or(0)
+    }
+
+    /// Stops, or lets go on, all its processes, as when a machine stands still: its sockets still accept.
+    pub fn freeze(&self, is_frozen: bool) {
+        use nix::sys::signal::{SIGCONT, SIGSTOP};
+        let signal = if is_frozen { SIGSTOP } else { SIGCONT };
+        // The master first: it makes no new process then.
+        for pid in std::iter::once(self.master()).chain(self.processes("")) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+        }
+    }
+
+    /// Kills all its processes, as when the machine loses its power.
+    pub fn kill(&mut self) {
+        self.freeze(true);
+        let children = self.processes("");
+        for pid in children.iter().copied().chain([self.master()]) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+        }
+        let _ = self.master.wait();
+        // Gone, or a zombie for somebody else to reap: a listener that lives would be in the way of a new start.
+        let is_there = |pid: &i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            !stat.is_empty() && !stat.contains(") Z ")
+        };
+        while children.iter().any(is_there) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Ends it.

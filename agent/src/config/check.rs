@@ -21,6 +21,7 @@ pub fn check(config: &Config) -> Vec<Problem> {
     sizes(config, &mut problems);
     blobs(config, &mut problems);
     routing(config, &mut problems);
+    detection(config, &mut problems);
     if let Err(found) = Placement::build(config) {
         problems.extend(found);
     }
@@ -162,6 +163,30 @@ fn routing(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
+fn detection(config: &Config, problems: &mut Vec<Problem>) {
+    let failover = &config.failover;
+    match (&failover.canary_account, &failover.canary_password_file) {
+        (Some(_), None) => problems.push(Problem::error(
+            "failover.canary_password_file",
+            "must be set where `failover.canary_account` is",
+            "name a file with the password in its first line, or unset the account",
+        )),
+        (None, Some(_)) => problems.push(Problem::warning(
+            "failover.canary_password_file",
+            "is set and `failover.canary_account` is not: it is not read",
+            "set the account, or unset this",
+        )),
+        _ => {}
+    }
+    if failover.watchdog.is_some() && failover.lease_ms < 1000 {
+        problems.push(Problem::error(
+            "failover.watchdog",
+            format!("counts in seconds, and a lease of {} ms is shorter than one", failover.lease_ms),
+            "raise `failover.lease_ms` to 1000 or more, or unset this",
+        ));
+    }
+}
+
 /// Looks at the host: files that must be readable, directories that must exist, groups that must be known.
 #[must_use]
 pub fn check_host(config: &Config) -> Vec<Problem> {
@@ -180,7 +205,7 @@ pub fn check_host(config: &Config) -> Vec<Problem> {
                 problems.push(Problem::error(key, format!("cannot read `{}`: {error}", path.display()), remedy));
             }
         }
-        problems.extend(private(&tls.key));
+        problems.extend(private("transport.tls.key", &tls.key));
     }
     if let Some(group) = &config.ring.group
         && !matches!(nix::unistd::Group::from_name(group), Ok(Some(_)))
@@ -211,18 +236,47 @@ pub fn check_host(config: &Config) -> Vec<Problem> {
             problems.push(problem);
         }
     }
-    let (_, found) = Rules::build(config);
+    let (rules, found) = Rules::build(config);
+    let failover = &config.failover;
+    if let Some(account) = &failover.canary_account
+        && rules.resolve(account).replicate
+    {
+        problems.push(Problem::warning(
+            "failover.canary_account",
+            format!("`{account}` is replicated, so that all nodes write into one account"),
+            "put a rule with `replicate = false` for it before the others",
+        ));
+    }
+    if let Some(path) = &failover.canary_password_file {
+        if let Err(error) = std::fs::File::open(path) {
+            let why = format!("cannot read `{}`: {error}", path.display());
+            problems.push(Problem::error(
+                "failover.canary_password_file",
+                why,
+                "make it readable for the agent's user",
+            ));
+        }
+        problems.extend(private("failover.canary_password_file", path));
+    }
+    if let Some(path) = &failover.fence_hook {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(path).map(|meta| meta.permissions().mode());
+        if !mode.is_ok_and(|mode| mode & 0o111 != 0) {
+            let why = format!("`{}` is no program, and without it nothing is promoted here", path.display());
+            problems.push(Problem::error("failover.fence_hook", why, "make it executable, or unset this"));
+        }
+    }
     problems.extend(found.into_iter().filter(|problem| problem.severity == Severity::Error));
     problems
 }
 
-/// A private key that others can read.
-fn private(path: &Path) -> Option<Problem> {
+/// A secret that others can read.
+fn private(key: &str, path: &Path) -> Option<Problem> {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(path).ok()?.permissions().mode();
     (mode & 0o007 != 0).then(|| {
         Problem::error(
-            "transport.tls.key",
+            key,
             format!("`{}` can be read by everybody (mode {:04o})", path.display(), mode & 0o777),
             "`chmod 0640` it",
         )

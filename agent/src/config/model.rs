@@ -362,6 +362,9 @@ pub struct Failover {
     pub fence_hook: Option<PathBuf>,
     pub watchdog: Option<PathBuf>,
     pub canary_account: Option<String>,
+    pub canary_password_file: Option<PathBuf>,
+    /// 0 = off.
+    pub canary_ms: u64,
     pub kick: Automation,
 }
 

@@ -533,7 +533,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "failover.store_stall_ms",
-        Integer(200, 60_000),
+        Integer(500, 60_000),
         Is("2000"),
         "3000",
         "Age at which the last sign that the store makes progress no longer renews the lease.",
@@ -606,7 +606,21 @@ pub const KEYS: &[Key] = &[
         Text,
         Unset,
         "\"canary@example.test\"",
-        "Account with which every node shows that its store logs in, reads and writes. It is not replicated. Unset: the store's replay service is asked instead.",
+        "Account with which nodes show that a store logs in, reads and writes (`docs/detection.md`). It must not be replicated. Unset: peers read the greeting only.",
+    ),
+    key(
+        "failover.canary_password_file",
+        Path,
+        Unset,
+        "\"/etc/understudy/canary-password\"",
+        "File with the password of `failover.canary_account` in its first line. It is read for each round.",
+    ),
+    key(
+        "failover.canary_ms",
+        Integer(0, 60_000),
+        Is("1000"),
+        "2000",
+        "Time between two looks at each peer's IMAP service: log in, read a known message, at every fifth also write one. 0 = off.",
     ),
     key(
         "failover.kick",

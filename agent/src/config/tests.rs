@@ -290,3 +290,26 @@ fn a_required_key_that_is_missing_says_where_it_belongs() {
     assert!(said.contains("understudy.toml:4: `peers[0].address`: must be set; for example `address = \"192.0.2.2:7470\"` in `[[peers]]`"), "{said}");
     assert!(refused("").contains("`id = 1` in `[node]`"));
 }
+
+#[test]
+fn canary_watchdog_and_hook_are_checked() {
+    let text = |failover: &str| format!("{HEAD}[failover]\n{failover}");
+    let said = |failover: &str| {
+        let config = Config::from_toml(&text(failover)).unwrap();
+        check::check_host(&config).into_iter().filter(|p| p.key.starts_with("failover")).collect::<Vec<_>>()
+    };
+    assert!(refused(&text("canary_account = \"c\"")).contains("failover.canary_password_file"));
+    let short = "watchdog = \"/dev/watchdog\"\nlease_ms = 900\nrenew_ms = 300";
+    assert!(refused(&text(short)).contains("shorter than one"));
+    assert!(said("watchdog = \"/dev/watchdog\"").is_empty());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "x").unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let found = said(&format!("canary_account = \"c\"\ncanary_password_file = \"{}\"", file.display()));
+    // No rules: all accounts are replicated, this one too.
+    let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert!(texts.len() == 2 && texts[0].contains("is replicated") && texts[1].contains("everybody"), "{texts:?}");
+    let found = said(&format!("fence_hook = \"{}\"", file.display()));
+    assert!(found.len() == 1 && found[0].to_string().contains("no program"), "{found:?}");
+}

@@ -43,6 +43,10 @@ label_sets! {
     ProbeLatency { row, quantile }
     /// `node` or `store`.
     Scope { scope }
+    /// A sign of the store (`master`, `disk`, `store`, `calls`), or `all`.
+    Sign { sign }
+    /// A peer and how a look at it ended (`good`, `failed`).
+    CanaryRound { peer, outcome }
     /// Whose pressure (`node`, `store`), for what (`cpu`, `memory`, `io`), and of whom (`some`, `full`).
     Pressure { scope, resource, share }
 }

@@ -4,11 +4,15 @@
 //! series for each account; no metric has an account as a label, `understudy status --json` has those figures.
 //! Refuses: reading clocks; durations are observed where they were measured.
 
+mod detection;
 mod labels;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use labels::{Blob, Io, Op, Outcome, Peer, Pressure, ProbeError, ProbeLatency, Role, Row, Scope};
+pub use detection::Detection;
+pub use labels::{
+    Blob, CanaryRound, Io, Op, Outcome, Peer, Pressure, ProbeError, ProbeLatency, Role, Row, Scope, Sign,
+};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -115,6 +119,8 @@ pub struct Metrics {
 
     pub beats_sent: Counter,
     pub beats_received: Family<Peer, Counter>,
+
+    pub detection: Detection,
 }
 
 /// Registers families and hands them back, so that a name stands beside its field.
@@ -284,6 +290,7 @@ impl Metrics {
 
         let beats_sent = b.plain("beats_sent", "Beats that were sent", Counter::default());
         let beats_received = b.plain("beats_received", "Beats that came from the peer", Family::default());
+        let detection = Detection::register(b);
 
         Self {
             registry: book.0,
@@ -347,6 +354,7 @@ impl Metrics {
             pressure_ratio,
             beats_sent,
             beats_received,
+            detection,
         }
     }
 

@@ -1,6 +1,9 @@
 //! The exposition is parsed as a scraper would, and held against the naming rules and the manual.
 
 use super::*;
+use crate::canary::Track;
+use crate::clock::{BootNs, MonoNs};
+use crate::evidence::Report;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A page on which every family has at least one series.
@@ -37,6 +40,12 @@ fn full_page() -> String {
     m.pressure_stalled.get_or_create(&Pressure::new("node", "io", "some")).inc_by(0.5);
     m.pressure_ratio.get_or_create(&Pressure::new("node", "io", "some")).set(0.5);
     m.journal_fsync.observe(0.001);
+    let mut evidence = crate::evidence::Evidence::default();
+    evidence.on(crate::evidence::Reading::saw(crate::evidence::rules::Case::StoreAnswered, ""), BootNs(5));
+    let report = Report { good_at: None, why: String::new(), signs: evidence.signs().to_vec() };
+    m.detection.set_evidence(&report, BootNs(1_000_000_005));
+    m.detection.set_suspicion("mail2", 4500);
+    m.detection.set_canary("mail2", &Track::default(), MonoNs(9));
     m.encode()
 }
 

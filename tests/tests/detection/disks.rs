@@ -3,8 +3,9 @@
 //! Owns: the mounts of a case, taken away at its end. What can hurt: a case that ends while its file system is frozen;
 //! it is thawed before it is unmounted. Refuses: devices of this machine; all is in files and memory.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use understudy_agent::evidence::disk::DiskCanary;
 use understudy_agent::evidence::{Reading, rules::Case};
@@ -215,13 +216,13 @@ fn the_kernel_probe_shows_the_call_that_hangs() {
     let Some(disk) = made(name, Mounted::ext4("128m")) else { return };
     // The store here is a shell that appends a line ten times a second, beside a sleeper that does nothing.
     let script = format!("sleep 1000 & while :; do echo x >>{}; sleep 0.1; done", disk.at.join("log").display());
-    let mut store = Command::new("sh").args(["-c", &script]).process_group().spawn().expect("sh starts");
-    let probe = Probe::start(ProbeConfig { store_pid: Some(store.id()), ..ProbeConfig::default() }).expect("starts");
+    let store = Shell::start(&script);
+    let probe = Probe::start(ProbeConfig { store_pid: Some(store.0.id()), ..ProbeConfig::default() }).expect("starts");
     let is_seen = probe.source == Source::Kernel;
     if is_seen {
         let folder = tempfile::tempdir().expect("a folder");
         let pid_file = folder.path().join("pid");
-        std::fs::write(&pid_file, store.id().to_string()).expect("written");
+        std::fs::write(&pid_file, store.0.id().to_string()).expect("written");
         // No canary on the disk: the probe alone must see it.
         let watched = Watched::start(pid_file, None, memory(), Some(probe.looks.clone()));
         watched.until_good();
@@ -233,22 +234,28 @@ fn the_kernel_probe_shows_the_call_that_hangs() {
     } else {
         println!("SKIPPED {name}: the kernel programs cannot be used here");
     }
-    let group = nix::unistd::Pid::from_raw(i32::try_from(store.id()).expect("a pid"));
-    let _ = nix::sys::signal::killpg(group, nix::sys::signal::SIGKILL);
-    let _ = store.wait();
 }
 
 fn memory() -> Box<dyn understudy_agent::store::Store> {
     Box::new(MemoryStore::default())
 }
 
-/// So that the shell's children end with it.
-trait Group {
-    fn process_group(&mut self) -> &mut Self;
+/// A shell in a process group of its own, ended with its children.
+pub(crate) struct Shell(Child);
+
+impl Shell {
+    pub(crate) fn start(script: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.process_group(0).spawn().expect("sh starts"))
+    }
 }
 
-impl Group for Command {
-    fn process_group(&mut self) -> &mut Self {
-        std::os::unix::process::CommandExt::process_group(self, 0)
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let group = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).expect("a pid"));
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::SIGKILL);
+        // Not waited for: a shell that hangs in a frozen file system ends when that is thawed, which comes after.
+        let _ = self.0.try_wait();
     }
 }

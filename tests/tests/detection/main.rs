@@ -5,6 +5,7 @@
 //! until it sees what it expects, and asserts no maximum but the bound that it is about. Refuses: machines without
 //! root; there every case is skipped by name.
 
+mod canaries;
 mod disks;
 mod stores;
 

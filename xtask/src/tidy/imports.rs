@@ -43,9 +43,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("beat", &["signal", "probe", "pressure", "transport"]),
     ("evidence", &["probe", "pressure", "signal", "store"]),
     ("suspect", &["beat"]),
+    ("canary", &[]),
     // Failover: what is agreed on, and who decides.
     ("coordinator", &[]),
     ("failover", &["coordinator", "signal", "beat"]),
+    ("fence", &[]), // the hook and the watchdog, for `node`
 ];
 
 /// Findings in all files of the agent.

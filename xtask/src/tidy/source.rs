@@ -6,7 +6,7 @@
 use super::files::{LINES_MAX, SourceFile};
 
 /// Files that are one table, and may be as long as it is.
-const TABLES: [&str; 1] = ["agent/src/config/keys.rs"];
+const TABLES: [&str; 1] = ["agent/src/config/table.rs"];
 
 /// The table of the C interface: each of its lines becomes a line of the header, and macros cannot be broken.
 const WIDE: &str = "ring/src/abi/";
