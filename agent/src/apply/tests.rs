@@ -13,7 +13,7 @@ use understudy_types::id::{BlobId, ClusterId, Epoch, GroupId, MailboxGuid, NodeI
 use understudy_types::op::{Mailbox, Message, Op};
 
 use super::applier::{ApplyEvent, Frames, GroupApplier, Tools};
-use super::cursor::{Cursors, Update};
+use super::cursor::{Cursors, Remember, Update};
 use super::park::Parked;
 use crate::blob::cache::BodyCache;
 use crate::blob::directory::Directory;
