@@ -33,6 +33,12 @@ macro_rules! from_redb {
     )*};
 }
 
+impl From<std::io::Error> for CursorError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Database(redb::Error::Io(error))
+    }
+}
+
 from_redb!(
     redb::DatabaseError,
     redb::TransactionError,
