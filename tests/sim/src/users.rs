@@ -284,7 +284,10 @@ impl Session<'_> {
         let Some((guid, mailbox)) = self.mailbox().filter(|(_, m)| m.name != INBOX) else { return self.create() };
         let old_name = mailbox.name;
         let Some(new_name) = self.free_name().filter(|new| !new.starts_with(&old_name)) else { return };
-        // A mailbox that a store would make room for by removing an empty one of that name is not there: it is free.
+        // A real store refuses a name that has others below it, which those that move along might meet.
+        if self.state.mailboxes.values().any(|m| m.name.starts_with(&format!("{new_name}/"))) {
+            return;
+        }
         self.commit(Op::MailboxRenamed { guid, old_name, new_name }, None, Vec::new(), 0);
     }
 

@@ -10,10 +10,11 @@ use understudy_agent::node::acks::{Ready, Waiting};
 use understudy_agent::ship::{FrameMeta, ShipEvent};
 use understudy_ring::{AckLevel, CompletionRef, Status};
 use understudy_types::frame::RingPosition;
-use understudy_types::id::{GroupId, Sequence};
+use understudy_types::id::{BlobId, GroupId, Sequence};
 use understudy_types::op::Op;
 
 use super::{Agent, BURST, Out};
+use crate::checker::log::{Held, Mark};
 use crate::host::Host;
 use crate::ring::Record;
 
@@ -71,9 +72,13 @@ impl Agent {
         };
         if own.ring_journaled.is_some_and(|index| record.index <= index) {
             // This agent's predecessor journaled it and died before it let go of it.
+            let seq = own.journaled;
             if waits {
-                own.acks.wait(waiting(own.journaled));
+                own.acks.wait(waiting(seq));
                 self.dirty.insert(group);
+            }
+            if let Some(blob) = Op::decode(&record.op).ok().and_then(|op| op.blob()) {
+                self.body(group, &record.account, seq, blob, out);
             }
             return;
         }
@@ -88,10 +93,7 @@ impl Agent {
         };
         self.ring_pending.push_back((record.index, group, seq));
         if let Some(blob) = decoded.blob() {
-            if let Some(own) = self.own.get_mut(&group) {
-                own.acks.body_pending(&record.account, seq, blob);
-            }
-            self.want(blob, out);
+            self.body(group, &record.account, seq, blob, out);
         }
         if waits
             && let Some(own) = self.own.get_mut(&group)
@@ -99,6 +101,13 @@ impl Agent {
             own.acks.wait(waiting(seq));
             self.dirty.insert(group);
         }
+    }
+
+    fn body(&mut self, group: GroupId, account: &str, seq: u64, blob: BlobId, out: &mut Out) {
+        if let Some(own) = self.own.get_mut(&group) {
+            own.acks.body_pending(account, seq, blob);
+        }
+        self.want(blob, out);
     }
 
     /// An operation of an account that is not active here: the active's state wins, and it is asked for.
@@ -131,7 +140,15 @@ impl Agent {
         match result {
             Ok(seq) => {
                 let at = at.map(|at| (self.me, at.generation, at.index));
-                out.checker.pushed(self.me, group, seq.0, at, ring.map(|(_, number)| number));
+                let snapshot = Op::decode(op).ok().and_then(|op| match op {
+                    Op::ResyncBegin { snapshot } => Some((snapshot, false)),
+                    Op::ResyncEnd { snapshot } => Some((snapshot, true)),
+                    _ => None,
+                });
+                let account = account.to_owned();
+                let mark = snapshot.map(|(snapshot, is_end)| Mark { account, snapshot, is_end });
+                let number = ring.map(|(_, number)| number);
+                out.checker.pushed(self.me, group, seq.0, Held { ring: at, number, mark });
                 Some(seq.0)
             }
             Err(error) => {

@@ -249,6 +249,8 @@ impl Agent {
             ring_journaled,
         };
         self.own.insert(group, own);
+        self.shift.close(group);
+        self.parked.retain(|_, (of, _)| *of != group);
         let replicas = assignment.replicas.clone();
         self.ship(ShipEvent::Opened { group, epoch, first: state.first, tail: state.tail, replicas }, host, out);
         out.say(format_args!("n{} serves g{group} e{epoch} from {}", self.me, state.tail.sequence));

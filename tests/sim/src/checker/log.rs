@@ -13,12 +13,21 @@ use understudy_types::segment::{WRITE_HEADER_BYTES, WriteHeader};
 /// A record of a ring: node, generation, index.
 pub type RingAt = (NodeId, u64, u64);
 
+/// The begin or the end of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    pub account: String,
+    pub snapshot: u64,
+    pub is_end: bool,
+}
+
 /// One operation of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     pub ring: Option<RingAt>,
     /// The change of a user that it tells of.
     pub number: Option<u64>,
+    pub mark: Option<Mark>,
 }
 
 #[derive(Debug)]
@@ -39,13 +48,23 @@ pub struct Log {
     /// Given a sequence, not sealed yet.
     pending: BTreeMap<(NodeId, GroupId, Sequence), Held>,
     /// Where each change is.
-    changes: BTreeMap<u64, [u8; 32]>,
+    changes: BTreeMap<u64, ([u8; 32], Sequence)>,
     places: BTreeMap<(GroupId, Epoch, Sequence), [u8; 32]>,
     homes: BTreeMap<RingAt, [u8; 32]>,
     /// Highest record that is durable, by node, group and generation, with its sequence.
     order: BTreeMap<(NodeId, GroupId, u64), (u64, Sequence)>,
     /// Nodes whose disk lost what it had made durable.
     tainted: BTreeSet<NodeId>,
+    /// By account: the node that made it, where it began, and the frame that holds its end.
+    snapshots: BTreeMap<String, Vec<Snapshot>>,
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    number: u64,
+    origin: NodeId,
+    begin: (Epoch, Sequence),
+    end: Option<[u8; 32]>,
 }
 
 impl Log {
@@ -64,7 +83,9 @@ impl Log {
         self.tainted.insert(node);
         self.homes.retain(|(of, ..), _| *of != node);
         self.order.retain(|(of, ..), _| *of != node);
-        self.frames.values_mut().for_each(|frame| drop(frame.durable.remove(&node)));
+        for frame in self.frames.values_mut() {
+            frame.durable.remove(&node);
+        }
     }
 
     /// An agent sealed a frame.
@@ -80,13 +101,25 @@ impl Log {
                 return Err(format!("node {node} sealed {seq} of group {group}, which it never gave away"));
             };
             if let Some(number) = held.number {
-                self.changes.insert(number, hash);
+                self.changes.insert(number, (hash, Sequence(seq)));
+            }
+            if let Some(mark) = &held.mark {
+                self.marked(node, mark, (epoch, Sequence(seq)), hash);
             }
             ops.push(held);
         }
         let durable = BTreeSet::new();
         self.frames.insert(hash, Sealed { origin: node, group, epoch, first, ops, durable });
         Ok(())
+    }
+
+    fn marked(&mut self, origin: NodeId, mark: &Mark, at: (Epoch, Sequence), hash: [u8; 32]) {
+        let list = self.snapshots.entry(mark.account.clone()).or_default();
+        if !mark.is_end {
+            list.push(Snapshot { number: mark.snapshot, origin, begin: at, end: None });
+        } else if let Some(known) = list.iter_mut().find(|known| known.number == mark.snapshot) {
+            known.end = Some(hash);
+        }
     }
 
     /// A node's disk synced these bytes, from a page on.
@@ -141,16 +174,17 @@ impl Log {
         Ok(())
     }
 
-    /// Whether the change is durable there.
+    /// Nodes whose disk holds the change: the operation itself, or a snapshot of the account that its node made after it.
     #[must_use]
-    pub fn is_durable(&self, number: u64, node: NodeId) -> bool {
-        self.nodes_of(number).is_some_and(|nodes| nodes.contains(&node))
-    }
-
-    /// Nodes whose disk holds the change.
-    #[must_use]
-    pub fn nodes_of(&self, number: u64) -> Option<&BTreeSet<NodeId>> {
-        self.changes.get(&number).and_then(|hash| self.frames.get(hash)).map(|frame| &frame.durable)
+    pub fn nodes_of(&self, number: u64, account: &str) -> BTreeSet<NodeId> {
+        let Some((hash, seq)) = self.changes.get(&number) else { return BTreeSet::new() };
+        let Some(frame) = self.frames.get(hash) else { return BTreeSet::new() };
+        let mut nodes = frame.durable.clone();
+        let after = |snapshot: &&Snapshot| snapshot.origin == frame.origin && snapshot.begin > (frame.epoch, *seq);
+        for snapshot in self.snapshots.get(account).into_iter().flatten().filter(after) {
+            nodes.extend(snapshot.end.and_then(|end| self.frames.get(&end)).into_iter().flat_map(|end| &end.durable));
+        }
+        nodes
     }
 
     /// Whether the record of a ring is durable on its own node.
@@ -162,20 +196,13 @@ impl Log {
     /// The epoch of the frame that holds the change.
     #[must_use]
     pub fn epoch_of(&self, number: u64) -> Option<Epoch> {
-        self.changes.get(&number).and_then(|hash| self.frames.get(hash)).map(|frame| frame.epoch)
+        self.changes.get(&number).and_then(|(hash, _)| self.frames.get(hash)).map(|frame| frame.epoch)
     }
 
     /// Whether the disk of this node ever lost what was durable.
     #[must_use]
     pub fn is_tainted(&self, node: NodeId) -> bool {
         self.tainted.contains(&node)
-    }
-
-    /// Whether the node's disk holds every change of the group in this list.
-    #[must_use]
-    pub fn holds_all(&self, node: NodeId, numbers: impl Iterator<Item = u64>) -> bool {
-        let mut numbers = numbers;
-        numbers.all(|number| self.is_durable(number, node))
     }
 
     /// Groups and their frames, for the end of a report.

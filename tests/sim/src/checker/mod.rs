@@ -47,6 +47,7 @@ struct Span {
 pub struct Checker {
     pub log: Log,
     accounts: Vec<Account>,
+    names: Vec<String>,
     changes: Vec<Change>,
     spans: BTreeMap<(GroupId, Epoch), Span>,
     passed_over: BTreeSet<RingAt>,
@@ -62,6 +63,7 @@ impl Checker {
         Self {
             log: Log::default(),
             accounts: plan.accounts.iter().map(|_| Account::default()).collect(),
+            names: plan.accounts.iter().map(|account| account.name.clone()).collect(),
             changes: Vec::new(),
             spans: BTreeMap::new(),
             passed_over: BTreeSet::new(),
@@ -112,8 +114,8 @@ impl Checker {
     }
 
     /// An agent gave an operation its place in a group's stream.
-    pub fn pushed(&mut self, node: NodeId, group: GroupId, seq: u64, ring: Option<RingAt>, number: Option<u64>) {
-        self.log.pushed(node, group, Sequence(seq), Held { ring, number });
+    pub fn pushed(&mut self, node: NodeId, group: GroupId, seq: u64, held: Held) {
+        self.log.pushed(node, group, Sequence(seq), held);
     }
 
     /// An agent sealed a frame.
@@ -145,7 +147,7 @@ impl Checker {
     pub fn acked(&mut self, number: u64, replicated: bool) {
         let Some(change) = self.change(number).cloned() else { return };
         let (node, group) = (change.node, change.group);
-        let holders = self.log.nodes_of(number).cloned().unwrap_or_default();
+        let holders = self.log.nodes_of(number, &self.names[change.account]);
         let here = holders.contains(&node) || self.log.is_tainted(node);
         let there = holders.iter().filter(|holder| **holder != node).count();
         let what = format!("change {number} of group {group} on node {node}");
@@ -202,8 +204,8 @@ impl Checker {
     /// Whether a node's disk holds all that was acknowledged for good in a group.
     #[must_use]
     pub fn holds_all(&self, node: NodeId, group: GroupId) -> bool {
-        let of = self.changes.iter().enumerate().filter(|(_, change)| change.group == group && change.for_good);
-        self.log.holds_all(node, of.map(|(number, _)| number as u64))
+        let mut of = self.changes.iter().enumerate().filter(|(_, change)| change.group == group && change.for_good);
+        of.all(|(number, change)| self.log.nodes_of(number as u64, &self.names[change.account]).contains(&node))
     }
 
     /// The group stays where it is for good: what was acknowledged at level local counts too.
