@@ -20,7 +20,10 @@ pub const WRITE_HEADER_BYTES: usize = 64;
 /// Largest write, header and padding included: bounds the memory of writing and of recovery. Holds the largest
 /// frame; what does not fit goes into the next write.
 pub const WRITE_BYTES_MAX: usize = 4 << 20;
-/// Smallest segment: the page of its header and the largest write.
+/// Smallest segment that a reader takes: the page of its header and one more. Real ones are larger; a simulated disk
+/// has small ones.
+pub const SEGMENT_BYTES_LEAST: u64 = 2 * SEGMENT_PAGE_BYTES as u64;
+/// Smallest segment that is made: the page of its header and the largest write.
 pub const SEGMENT_BYTES_MIN: u64 = (WRITE_BYTES_MAX + SEGMENT_PAGE_BYTES) as u64;
 /// Largest segment: places in it are kept as 32-bit numbers.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 31;
@@ -152,7 +155,7 @@ impl SegmentHeader {
             return Err(SegmentInvalid::Damaged);
         }
         let segment_bytes = u64::from_le_bytes(take(&raw, 56));
-        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes) {
+        if !(SEGMENT_BYTES_LEAST..=SEGMENT_BYTES_MAX).contains(&segment_bytes) {
             return Err(SegmentInvalid::Length(segment_bytes));
         }
         Ok(Self {

@@ -9,6 +9,7 @@
 pub mod limits;
 pub mod clock;
 pub mod durable;
+pub mod planted;
 pub mod config;
 pub mod rules;
 

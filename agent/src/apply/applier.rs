@@ -10,13 +10,13 @@ use std::time::Duration;
 use understudy_types::id::{GroupId, Sequence};
 use understudy_types::op::Op;
 
-use super::cursor::{CursorError, Cursors, Update};
+use super::cursor::{CursorError, Remember, Update};
 use super::describe::describe;
 use super::filter::{Filter, Verdict};
 use super::park::{Lot, Parked, Reason};
 use super::request::{Batch, apply_counted, is_fine};
 use crate::blob::BlobError;
-use crate::blob::cache::{Body, BodyCache};
+use crate::blob::cache::{Bodies, Body};
 use crate::clock::MonoNs;
 use crate::frame::{Frame, FrameCodec, FrameError};
 use crate::journal::{JournalReader, ReadError};
@@ -104,8 +104,8 @@ impl Frames for JournalReader {
 pub struct Tools<'a> {
     pub store: &'a mut dyn Store,
     pub frames: &'a dyn Frames,
-    pub bodies: &'a BodyCache,
-    pub cursors: &'a Cursors,
+    pub bodies: &'a dyn Bodies,
+    pub cursors: &'a dyn Remember,
     pub codec: &'a mut FrameCodec,
     pub report: &'a mut dyn FnMut(ApplyEvent),
     pub now: MonoNs,

@@ -33,6 +33,12 @@ macro_rules! from_redb {
     )*};
 }
 
+impl From<std::io::Error> for CursorError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Database(redb::Error::Io(error))
+    }
+}
+
 from_redb!(
     redb::DatabaseError,
     redb::TransactionError,
@@ -50,6 +56,28 @@ pub struct Update {
     pub release: Vec<String>,
     /// `(account, message guid, body)`
     pub bodies: Vec<(String, String, BlobId)>,
+}
+
+/// What replay needs of whoever remembers: the file, or the simulator's.
+pub trait Remember {
+    /// How far the group is applied and who is parked.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn load(&self, group: GroupId) -> Result<(u64, Vec<(String, Parked)>), CursorError>;
+
+    /// Writes a change. `durable` = returns after it is on disk; otherwise it is on disk with the next durable one,
+    /// and a crash of the host repeats some operations.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn store(&self, group: GroupId, update: &Update, durable: bool) -> Result<(), CursorError>;
+
+    /// The body of a message, if an operation ever named it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn body(&self, account: &str, message: &str) -> Result<Option<BlobId>, CursorError>;
 }
 
 /// The file.
@@ -71,12 +99,10 @@ impl Cursors {
         write.commit()?;
         Ok(Self { database })
     }
+}
 
-    /// How far the group is applied and who is parked.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn load(&self, group: GroupId) -> Result<(u64, Vec<(String, Parked)>), CursorError> {
+impl Remember for Cursors {
+    fn load(&self, group: GroupId) -> Result<(u64, Vec<(String, Parked)>), CursorError> {
         let read = self.database.begin_read()?;
         let applied = read.open_table(APPLIED)?.get(group.0)?.map_or(0, |value| value.value());
         let mut parked = Vec::new();
@@ -87,12 +113,7 @@ impl Cursors {
         Ok((applied, parked))
     }
 
-    /// Writes a change. `durable` = returns after it is on disk; otherwise it is on disk with the next durable one,
-    /// and a crash of the host repeats some operations.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn store(&self, group: GroupId, update: &Update, durable: bool) -> Result<(), CursorError> {
+    fn store(&self, group: GroupId, update: &Update, durable: bool) -> Result<(), CursorError> {
         let mut write = self.database.begin_write()?;
         write.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
         {
@@ -115,11 +136,7 @@ impl Cursors {
         Ok(())
     }
 
-    /// The body of a message, if an operation ever named it.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn body(&self, account: &str, message: &str) -> Result<Option<BlobId>, CursorError> {
+    fn body(&self, account: &str, message: &str) -> Result<Option<BlobId>, CursorError> {
         let read = self.database.begin_read()?;
         Ok(read.open_table(BODIES)?.get((account, message))?.map(|value| BlobId(value.value())))
     }

@@ -26,9 +26,12 @@ impl GroupApplier {
         let Some(since_seq) = self.lot.get(account).map(|parked| parked.since_seq) else { return Ok(()) };
         let run = match self.read_again(account, since_seq, tools) {
             Ok(run) => run,
-            Err(ApplyError::Journal(ReadError::Retired { .. })) => {
+            // Let go of, or lost by the disk: this account waits for a snapshot, and holds up no other.
+            Err(ApplyError::Journal(
+                error @ (ReadError::Retired { .. } | ReadError::Gap { .. } | ReadError::Damaged { .. }),
+            )) => {
                 let reason = Reason::NeedsSnapshot { bodies: true };
-                let detail = "its operations are no longer in the journal".into();
+                let detail = format!("its operations cannot be read again: {error}");
                 self.park(account, Parked { since_seq: self.applied + 1, detail, reason }, tools);
                 return Ok(());
             }

@@ -13,7 +13,7 @@ use understudy_types::id::{BlobId, ClusterId, Epoch, GroupId, MailboxGuid, NodeI
 use understudy_types::op::{Mailbox, Message, Op};
 
 use super::applier::{ApplyEvent, Frames, GroupApplier, Tools};
-use super::cursor::{Cursors, Update};
+use super::cursor::{Cursors, Remember, Update};
 use super::park::Parked;
 use crate::blob::cache::BodyCache;
 use crate::blob::directory::Directory;
@@ -45,12 +45,18 @@ struct List {
     first: Cell<u64>,
     /// Last sequence that a reader may see.
     end: Cell<u64>,
+    /// What a disk lost: from here to before there.
+    lost: Cell<(u64, u64)>,
 }
 
 impl Frames for List {
     fn read(&self, group: GroupId, from: Sequence, _bytes_max: usize) -> Result<Vec<Frame>, ReadError> {
         if from.0 < self.first.get() {
             return Err(ReadError::Retired { group, oldest: Sequence(self.first.get()) });
+        }
+        let (lost, next) = self.lost.get();
+        if (lost..next).contains(&from.0) {
+            return Err(ReadError::Gap { group, from, next: Sequence(next) });
         }
         let frames = self.frames.borrow();
         let rest = frames.iter().filter(|f| f.last_sequence() >= from && f.last_sequence().0 <= self.end.get());

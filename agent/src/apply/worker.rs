@@ -13,9 +13,9 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use understudy_types::id::GroupId;
 
 use super::applier::{ApplyError, ApplyEvent, Frames, GroupApplier, Tools};
-use super::cursor::Cursors;
-use crate::blob::cache::BodyCache;
-use crate::clock;
+use super::cursor::{Cursors, Remember};
+use crate::blob::cache::{Bodies, BodyCache};
+use crate::clock::{self, MonoNs};
 use crate::frame::FrameCodec;
 use crate::journal::ReadError;
 use crate::limits::{APPLY_IDLE_MS, APPLY_STORE_RETRY_MS};
@@ -102,19 +102,10 @@ impl Drop for Workers {
 }
 
 fn run(shared: &Shared, store: &mut dyn Store, commands: &Receiver<Command>, report: &dyn Fn(ApplyEvent)) {
+    let mut shift = Shift::default();
     let mut codec = FrameCodec::new();
-    let mut appliers: BTreeMap<GroupId, GroupApplier> = BTreeMap::new();
-    let mut dirty: BTreeMap<GroupId, Option<u64>> = BTreeMap::new();
-    let mut stands: BTreeMap<GroupId, u64> = BTreeMap::new();
-    let mut failing = false;
     loop {
-        let waiting = appliers.values().any(|applier| !applier.lot().is_empty());
-        let pause = match (failing, waiting || !dirty.is_empty()) {
-            (true, _) => APPLY_STORE_RETRY_MS,
-            (false, true) => 5,
-            (false, false) => APPLY_IDLE_MS,
-        };
-        let mut next = match commands.recv_timeout(Duration::from_millis(pause)) {
+        let mut next = match commands.recv_timeout(Duration::from_millis(shift.pause_ms())) {
             Ok(command) => Some(command),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
@@ -122,48 +113,109 @@ fn run(shared: &Shared, store: &mut dyn Store, commands: &Receiver<Command>, rep
         while let Some(command) = next {
             match command {
                 Command::Stop => return,
-                Command::Wake(group) => drop(dirty.entry(group).or_default()),
-                Command::Rebase(group, seq) => {
-                    stands.remove(&group);
-                    dirty.insert(group, Some(seq));
-                }
-                Command::Stand(group, seq) => {
-                    stands.insert(group, seq);
-                    dirty.entry(group).or_default();
-                }
+                Command::Wake(group) => shift.wake(group),
+                Command::Rebase(group, seq) => shift.rebase(group, seq),
+                Command::Stand(group, seq) => shift.stand(group, seq),
             }
             next = commands.try_recv().ok();
         }
-        // Parked accounts have times of their own.
-        for (group, _) in appliers.iter().filter(|(_, applier)| !applier.lot().is_empty()) {
-            dirty.entry(*group).or_default();
+        shift.turn(&mut Means {
+            store: &mut *store,
+            frames: shared.frames.as_ref(),
+            bodies: &shared.bodies,
+            cursors: &shared.cursors,
+            codec: &mut codec,
+            report: &mut |event| report(event),
+            clock: &clock::mono,
+        });
+    }
+}
+
+/// What a worker works with: [`Tools`] without a time, and where the time comes from.
+pub struct Means<'a> {
+    pub store: &'a mut dyn Store,
+    pub frames: &'a dyn Frames,
+    pub bodies: &'a dyn Bodies,
+    pub cursors: &'a dyn Remember,
+    pub codec: &'a mut FrameCodec,
+    pub report: &'a mut dyn FnMut(ApplyEvent),
+    pub clock: &'a dyn Fn() -> MonoNs,
+}
+
+impl Means<'_> {
+    fn tools(&mut self) -> Tools<'_> {
+        Tools {
+            store: &mut *self.store,
+            frames: self.frames,
+            bodies: self.bodies,
+            cursors: self.cursors,
+            codec: &mut *self.codec,
+            report: &mut *self.report,
+            now: (self.clock)(),
         }
-        failing = false;
-        for (group, rebase) in std::mem::take(&mut dirty) {
-            let mut sink = |event| report(event);
-            let mut tools = Tools {
-                store: &mut *store,
-                frames: shared.frames.as_ref(),
-                bodies: &shared.bodies,
-                cursors: &shared.cursors,
-                codec: &mut codec,
-                report: &mut sink,
-                now: clock::mono(),
-            };
-            let stand = stands.get(&group).copied();
-            let mut result = serve(&mut appliers, group, rebase, stand, &mut tools);
+    }
+}
+
+/// What one worker has to do, without its thread.
+#[derive(Default)]
+pub struct Shift {
+    appliers: BTreeMap<GroupId, GroupApplier>,
+    dirty: BTreeMap<GroupId, Option<u64>>,
+    stands: BTreeMap<GroupId, u64>,
+    failing: bool,
+}
+
+impl Shift {
+    /// How long it may sleep if nobody wakes it, in milliseconds.
+    #[must_use]
+    pub fn pause_ms(&self) -> u64 {
+        let waiting = self.appliers.values().any(|applier| !applier.lot().is_empty());
+        match (self.failing, waiting || !self.dirty.is_empty()) {
+            (true, _) => APPLY_STORE_RETRY_MS,
+            (false, true) => 5,
+            (false, false) => APPLY_IDLE_MS,
+        }
+    }
+
+    /// Frames of the group became durable, or the group is to be looked at for the first time.
+    pub fn wake(&mut self, group: GroupId) {
+        self.dirty.entry(group).or_default();
+    }
+
+    /// The group's stream goes on after `seq`.
+    pub fn rebase(&mut self, group: GroupId, seq: u64) {
+        self.stands.remove(&group);
+        self.dirty.insert(group, Some(seq));
+    }
+
+    /// What comes after `seq` was captured here and is not applied here.
+    pub fn stand(&mut self, group: GroupId, seq: u64) {
+        self.stands.insert(group, seq);
+        self.dirty.entry(group).or_default();
+    }
+
+    /// Serves every group that has something to do.
+    pub fn turn(&mut self, means: &mut Means<'_>) {
+        // Parked accounts have times of their own.
+        for (group, _) in self.appliers.iter().filter(|(_, applier)| !applier.lot().is_empty()) {
+            self.dirty.entry(*group).or_default();
+        }
+        self.failing = false;
+        for (group, rebase) in std::mem::take(&mut self.dirty) {
+            let stand = self.stands.get(&group).copied();
+            let mut result = serve(&mut self.appliers, group, rebase, stand, means);
             if let Err(ApplyError::Journal(error)) = &result {
                 let why = error.to_string();
-                if let Some(seq) = goes_on_after(error, shared.frames.tail(group)) {
+                if let Some(seq) = goes_on_after(error, means.frames.tail(group)) {
                     tracing::error!(group = group.0, seq, why, "frames are lost before they were applied");
-                    result = serve(&mut appliers, group, Some(seq), None, &mut tools);
-                    report(ApplyEvent::Lost { group, seq, why });
+                    result = serve(&mut self.appliers, group, Some(seq), None, means);
+                    (means.report)(ApplyEvent::Lost { group, seq, why });
                 }
             }
             if let Err(error) = result {
                 tracing::warn!(group = group.0, %error, "replay stands still; it is tried again");
-                failing = true;
-                dirty.insert(group, rebase);
+                self.failing = true;
+                self.dirty.insert(group, rebase);
             }
         }
     }
@@ -185,28 +237,26 @@ fn serve(
     group: GroupId,
     rebase: Option<u64>,
     stand: Option<u64>,
-    tools: &mut Tools<'_>,
+    means: &mut Means<'_>,
 ) -> Result<(), ApplyError> {
     if let std::collections::btree_map::Entry::Vacant(slot) = appliers.entry(group) {
-        let applier = GroupApplier::open(group, tools)?;
+        let applier = GroupApplier::open(group, &mut means.tools())?;
         // Those who wait first: told the other way round, the peer would hear for a moment that all is applied, and an
         // acknowledgement is not taken back.
         for (account, parked) in applier.lot().iter() {
-            (tools.report)(ApplyEvent::Parked { group, account: account.to_owned(), parked: parked.clone() });
+            (means.report)(ApplyEvent::Parked { group, account: account.to_owned(), parked: parked.clone() });
         }
-        (tools.report)(ApplyEvent::Applied { group, seq: applier.applied() });
+        (means.report)(ApplyEvent::Applied { group, seq: applier.applied() });
         slot.insert(applier);
     }
     let Some(applier) = appliers.get_mut(&group) else { return Ok(()) };
     if let Some(seq) = rebase {
-        applier.rebase(seq, tools)?;
-        (tools.report)(ApplyEvent::Applied { group, seq });
+        applier.rebase(seq, &mut means.tools())?;
+        (means.report)(ApplyEvent::Applied { group, seq });
     }
     if let Some(seq) = stand {
         applier.stand(seq);
     }
-    while applier.step(tools)? {
-        tools.now = clock::mono();
-    }
+    while applier.step(&mut means.tools())? {}
     Ok(())
 }

@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+#[cfg(feature = "planted")]
+compile_error!("the product is not built with planted bugs: leave the feature `planted` to the simulator");
+
 fn main() -> ExitCode {
     ExitCode::from(understudy_agent::cli::main(std::env::args_os()) as u8)
 }

@@ -15,9 +15,17 @@ use super::{BlobError, BlobStore};
 #[derive(Debug)]
 pub struct Body {
     path: PathBuf,
+    /// Somebody else's, and stays.
+    lent: bool,
 }
 
 impl Body {
+    /// A body that whoever gives it keeps; `path` is a name that the store understands.
+    #[must_use]
+    pub fn lent(path: PathBuf) -> Self {
+        Self { path, lent: true }
+    }
+
     /// Where the service finds it.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -27,9 +35,20 @@ impl Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        // If it stays, it is removed at the next start.
-        let _ = fs::remove_file(&self.path);
+        if !self.lent {
+            // If it stays, it is removed at the next start.
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+/// Gives bodies to replay.
+pub trait Bodies {
+    /// Gives one body, verified.
+    ///
+    /// # Errors
+    /// As [`BlobStore::get`].
+    fn fetch(&self, id: BlobId) -> Result<Body, BlobError>;
 }
 
 /// Fetches bodies from central storage.
@@ -54,14 +73,12 @@ impl BodyCache {
         let next = crossbeam::atomic::AtomicCell::new(crate::clock::wall_ns());
         Ok(Self { directory: directory.to_path_buf(), store, next })
     }
+}
 
-    /// Gets one body, verified.
-    ///
-    /// # Errors
-    /// As [`BlobStore::get`].
-    pub fn fetch(&self, id: BlobId) -> Result<Body, BlobError> {
+impl Bodies for BodyCache {
+    fn fetch(&self, id: BlobId) -> Result<Body, BlobError> {
         let path = self.directory.join(format!("{:x}", self.next.fetch_add(1)));
         self.store.get(id, &path)?;
-        Ok(Body { path })
+        Ok(Body { path, lent: false })
     }
 }

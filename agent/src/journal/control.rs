@@ -6,11 +6,11 @@
 //! Refuses: frames.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use understudy_types::id::{ClusterId, Epoch, GroupId, NodeId, Sequence};
 
 use super::JournalError;
+use super::disk::LogDisk;
 use super::event::Tail;
 use super::index::RingMarks;
 
@@ -53,10 +53,6 @@ pub enum ControlInvalid {
     Checksum,
     #[error("its node or its number of groups is out of range")]
     Range,
-}
-
-pub(super) fn path(directory: &Path) -> PathBuf {
-    directory.join("control")
 }
 
 fn take<const N: usize>(raw: &[u8], at: usize) -> [u8; N] {
@@ -130,19 +126,19 @@ impl Control {
     }
 
     /// Reads the control file; `None` if there is none.
-    pub(super) fn load(directory: &Path) -> Result<Option<Self>, JournalError> {
-        let path = path(directory);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+    pub(super) fn load(disk: &dyn LogDisk) -> Result<Option<Self>, JournalError> {
+        let path = disk.control_path();
+        let bytes = match disk.load_control() {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
             Err(error) => return Err(JournalError::Directory { path, error }),
         };
         Self::decode(&bytes).map(Some).map_err(|error| JournalError::Control { path, error })
     }
 
     /// Replaces the control file.
-    pub(super) fn save(&self, directory: &Path) -> std::io::Result<()> {
-        crate::durable::write(&path(directory), &self.encode())
+    pub(super) fn save(&self, disk: &mut dyn LogDisk) -> std::io::Result<()> {
+        disk.save_control(&self.encode())
     }
 }
 

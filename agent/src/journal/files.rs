@@ -16,24 +16,13 @@ use memmap2::MmapMut;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use understudy_types::segment::{SEGMENT_PAGE_BYTES, SegmentHeader};
 
+use super::disk::{LogDisk, OpenSegment};
 use crate::durable::sync_directory;
 
 /// Files that are kept for reuse. One more is removed.
 const SPARES_MAX: usize = 2;
 /// Bytes of zeros written at once when a file is prepared.
 const ZEROS_BYTES: usize = 1 << 20;
-
-/// An open segment.
-#[derive(Clone, Debug)]
-pub(super) struct OpenSegment {
-    /// For writing and recovery; direct where the file system allows it.
-    pub(super) direct: Arc<File>,
-    /// For readers in other threads: buffered, without read-ahead, so that the page cache never holds a page that has
-    /// not been written yet.
-    pub(super) readable: Arc<File>,
-    pub(super) bytes: u64,
-    pub(super) is_direct: bool,
-}
 
 /// The journal's directory.
 #[derive(Debug)]
@@ -112,8 +101,15 @@ impl SegmentFiles {
         Ok((Self { directory, segment_bytes, spares: kept, preparing: None, next_spare }, segments))
     }
 
-    /// Opens a segment that is there.
-    pub(super) fn open(&self, segment: u64) -> io::Result<OpenSegment> {
+    fn new_spare(&mut self) -> (PathBuf, PathBuf) {
+        let number = self.next_spare;
+        self.next_spare += 1;
+        (self.directory.join("new.ujl"), self.directory.join(format!("spare-{number:016}.ujl")))
+    }
+}
+
+impl LogDisk for SegmentFiles {
+    fn open(&self, segment: u64) -> io::Result<OpenSegment> {
         let path = segment_path(&self.directory, segment);
         let (direct, is_direct) = open_direct(&path, OpenOptions::new().read(true).write(true))?;
         let readable = File::open(&path)?;
@@ -123,14 +119,8 @@ impl SegmentFiles {
         Ok(OpenSegment { direct: Arc::new(direct), readable: Arc::new(readable), bytes, is_direct })
     }
 
-    fn new_spare(&mut self) -> (PathBuf, PathBuf) {
-        let number = self.next_spare;
-        self.next_spare += 1;
-        (self.directory.join("new.ujl"), self.directory.join(format!("spare-{number:016}.ujl")))
-    }
-
-    /// Lets a thread prepare a spare file, if there is none.
-    pub(super) fn prepare_ahead(&mut self) {
+    /// By a thread, if there is no spare file.
+    fn prepare_ahead(&mut self) {
         if !self.spares.is_empty() || self.preparing.is_some() {
             return;
         }
@@ -141,8 +131,8 @@ impl SegmentFiles {
         self.preparing = std::thread::Builder::new().name("journal-spare".into()).spawn(work).ok();
     }
 
-    /// Begins a segment: a spare file gets its first page and its name, all durable.
-    pub(super) fn begin(&mut self, header: &SegmentHeader) -> io::Result<OpenSegment> {
+    /// A spare file gets its first page and its name.
+    fn begin(&mut self, header: &SegmentHeader) -> io::Result<OpenSegment> {
         if let Some(thread) = self.preparing.take_if(|_| self.spares.is_empty()) {
             match thread.join().unwrap_or_else(|_| Err(io::Error::other("thread `journal-spare` failed"))) {
                 Ok(made) => self.spares.push(made),
@@ -171,9 +161,8 @@ impl SegmentFiles {
         self.open(header.segment)
     }
 
-    /// Lets a segment go: kept as a spare if it is whole and there is room, else removed. `reuse` is false when the
-    /// file system is short of space.
-    pub(super) fn retire(&mut self, segment: u64, bytes: u64, reuse: bool) -> io::Result<()> {
+    /// Kept as a spare if it is whole and there is room, else removed.
+    fn retire(&mut self, segment: u64, bytes: u64, reuse: bool) -> io::Result<()> {
         let path = segment_path(&self.directory, segment);
         if reuse && bytes == self.segment_bytes && self.spares.len() < SPARES_MAX {
             let (_, spare) = self.new_spare();
@@ -185,9 +174,30 @@ impl SegmentFiles {
         sync_directory(&self.directory)
     }
 
-    /// Bytes of the spare files.
-    pub(super) fn spare_bytes(&self) -> u64 {
+    fn spare_bytes(&self) -> u64 {
         self.spares.len() as u64 * self.segment_bytes
+    }
+
+    /// For this user; a file system that does not say is taken as having room, since the bound in bytes still holds.
+    fn free_bytes(&self) -> u64 {
+        let stat = nix::sys::statvfs::statvfs(&self.directory);
+        stat.map_or(u64::MAX, |stat| stat.blocks_available().saturating_mul(stat.fragment_size()))
+    }
+
+    fn load_control(&self) -> io::Result<Option<Vec<u8>>> {
+        match std::fs::read(self.control_path()) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn save_control(&mut self, bytes: &[u8]) -> io::Result<()> {
+        crate::durable::write(&self.control_path(), bytes)
+    }
+
+    fn path(&self) -> &Path {
+        &self.directory
     }
 }
 

@@ -6,12 +6,12 @@
 //! 1.2 % of the journal's bytes at the smallest frames, one to a page. Refuses: reading.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fs::File;
 use std::sync::Arc;
 
 use understudy_types::id::{Epoch, GroupId, Sequence};
 
 use super::chain::{Held, Known};
+use super::disk::LogFile;
 use super::event::{ReadError, Tail};
 use super::retain::SegmentFacts;
 
@@ -115,7 +115,7 @@ impl GroupIndex {
 /// A segment that can be read.
 #[derive(Clone, Debug)]
 pub(super) struct SegmentEntry {
-    pub(super) file: Arc<File>,
+    pub(super) file: Arc<dyn LogFile>,
     pub(super) bytes: u64,
     pub(super) last: HashMap<GroupId, Sequence>,
 }
@@ -131,7 +131,7 @@ pub(super) struct Index {
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) place: Place,
-    pub(super) file: Arc<File>,
+    pub(super) file: Arc<dyn LogFile>,
 }
 
 impl Index {

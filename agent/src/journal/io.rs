@@ -4,13 +4,13 @@
 //! What can hurt: a buffer that the kernel still reads; it moves into the operation and comes back with the
 //! completion. Refuses: retrying; a failed write or fsync goes up as it is.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use memmap2::MmapMut;
 use understudy_types::segment::WRITE_BYTES_MAX;
 
+use super::disk::LogFile;
 use super::plain::PlainIo;
 use super::uring::UringIo;
 use super::{IoBackend, JournalError};
@@ -21,44 +21,54 @@ pub(super) const BUFFERS: usize = 2;
 /// Page-aligned memory for one write. An anonymous mapping: aligned for O_DIRECT without any unsafe code, and never
 /// moved, so that it can be registered with the kernel.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub struct Buffer {
     /// Number that it is registered by.
-    pub(super) index: u16,
-    pub(super) map: MmapMut,
+    pub index: u16,
+    pub map: MmapMut,
 }
 
 impl Buffer {
-    pub(super) fn new(index: u16) -> io::Result<Self> {
+    /// Room for the largest write.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn new(index: u16) -> io::Result<Self> {
         Ok(Self { index, map: MmapMut::map_anon(WRITE_BYTES_MAX)? })
     }
 }
 
 /// A write that is to be made durable.
 #[derive(Debug)]
-pub(super) struct WriteOp {
-    pub(super) buffer: Buffer,
+pub struct WriteOp {
+    pub buffer: Buffer,
     /// Bytes of the buffer: whole pages.
-    pub(super) len: usize,
+    pub len: usize,
     /// Offset in the file: whole pages.
-    pub(super) at: u64,
+    pub at: u64,
 }
 
 /// What went wrong.
 #[derive(Debug)]
-pub(super) enum IoFailure {
+pub enum IoFailure {
     Write(io::Error),
     Sync(io::Error),
 }
 
 /// One journal's way to its disk.
-pub(super) trait LogIo: Send {
+pub trait LogIo: Send {
     /// `io_uring` or `plain`.
     fn name(&self) -> &'static str;
 
     /// Later writes go to this file.
-    fn install(&mut self, file: &Arc<File>) -> io::Result<()>;
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    fn install(&mut self, file: &Arc<dyn LogFile>) -> io::Result<()>;
 
     /// Begins to write and fdatasync. At most one at a time.
+    ///
+    /// # Errors
+    /// It was not begun; the buffer comes back.
     fn submit(&mut self, write: WriteOp) -> Result<(), (IoFailure, WriteOp)>;
 
     /// Waits for what was submitted; `None` if nothing was. The buffer comes back in either case.
@@ -125,7 +135,7 @@ pub fn io_uring_available() -> Result<(), IoRefusal> {
 }
 
 /// A way to the disk with its buffers.
-pub(super) type Way = (Box<dyn LogIo>, Vec<Buffer>);
+pub type Way = (Box<dyn LogIo>, Vec<Buffer>);
 
 /// The way to the disk that `choice` asks for, its buffers, and why it is not io_uring where that was wished for.
 pub(super) fn open(choice: IoBackend) -> Result<(Way, Option<IoRefusal>), JournalError> {

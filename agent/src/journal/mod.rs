@@ -5,8 +5,8 @@
 //! disk gives back (rule 6). Refuses: knowing that peers exist beyond the positions that `retain` is given, and
 //! looking into frames.
 //!
-//! Reading order: `event` (what it answers), `chain` (may a frame follow), `io`, `plain`, `uring` (to the disk),
-//! `files`, `control` (what is in the directory), `index`, `reader`, `writer` (the thread), `retain`, `recover`.
+//! Reading order: `event` (what it answers), `chain` (may a frame follow), `disk` (the seam to the disk), `io`,
+//! `plain`, `uring`, `files` (its real side), `control`, `index`, `reader`, `writer` (the thread), `retain`, `recover`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use crate::limits::{
 
 mod chain;
 mod control;
+pub mod disk;
 mod event;
 mod files;
 mod index;
@@ -51,8 +52,11 @@ pub use retain::{Bounds, Extent, Need, Retired, SegmentFacts, decide};
 pub use stats::JournalStats;
 
 use control::Control;
+use disk::LogDisk;
 use reader::Shared;
 use writer::{Channels, Command, Current, Writer};
+
+pub use writer::Turns;
 
 /// Which system calls the journal uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -167,6 +171,15 @@ pub enum JournalError {
     Thread(std::io::Error),
 }
 
+/// How many commands and answers wait at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Past it an append is given back (`Busy`).
+    pub queued_frames: usize,
+    /// Past it the journal waits for its reader.
+    pub events: usize,
+}
+
 /// Bytes of frames that wait in the queue. Relaxed everywhere: it is a bound, the queue itself orders the frames.
 #[derive(Debug, Default)]
 struct QueuedBytes(AtomicUsize);
@@ -192,8 +205,8 @@ pub struct Journal {
     thread: Option<JoinHandle<()>>,
     backend: &'static str,
     direct: bool,
-    /// Held while the journal is open.
-    _lock: Flock<std::fs::File>,
+    /// Held while the journal is open; there is none in a simulated world.
+    _lock: Option<Flock<std::fs::File>>,
 }
 
 impl Journal {
@@ -208,11 +221,7 @@ impl Journal {
         Ok((journal, recovered))
     }
 
-    fn open_on(
-        config: JournalConfig,
-        now: MonoNs,
-        (mut io, buffers): io::Way,
-    ) -> Result<(Self, Recovered), JournalError> {
+    fn open_on(config: JournalConfig, now: MonoNs, way: io::Way) -> Result<(Self, Recovered), JournalError> {
         let bytes = config.segment_bytes;
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(SEGMENT_PAGE_BYTES as u64)
         {
@@ -222,35 +231,60 @@ impl Journal {
         let failed = |error| JournalError::Directory { path: path.clone(), error };
         std::fs::create_dir_all(&path).map_err(failed)?;
         let lock = lock(&config)?;
-        let (mut files, segments) = files::SegmentFiles::list(&path, bytes).map_err(failed)?;
-        let control = match Control::load(&path)? {
+        let (files, segments) = files::SegmentFiles::list(&path, bytes).map_err(failed)?;
+        let room = Room { queued_frames: JOURNAL_QUEUE_FRAMES_MAX, events: JOURNAL_EVENTS_MAX };
+        let (mut journal, turns, mut recovered) =
+            Self::open_still(config, Box::new(files), &segments, way, rand::random(), room)?;
+        journal._lock = Some(lock);
+        let thread = std::thread::Builder::new().name("journal".into()).spawn(move || turns.run());
+        journal.thread = Some(thread.map_err(JournalError::Thread)?);
+        recovered.took_ns = crate::clock::mono().since_ns(now);
+        Ok((journal, recovered))
+    }
+
+    /// Opens or makes a journal that has no thread: whoever called takes its [`Turns`]. `segments` are those of `disk`
+    /// in order, `id` is the journal's name if it is a new one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_still(
+        config: JournalConfig,
+        mut disk: Box<dyn LogDisk>,
+        segments: &[u64],
+        (mut io, buffers): io::Way,
+        id: [u8; 16],
+        room: Room,
+    ) -> Result<(Self, Turns, Recovered), JournalError> {
+        let path = config.directory.clone();
+        let control = match Control::load(disk.as_ref())? {
             Some(control) => control,
             None if !segments.is_empty() => return Err(JournalError::ControlMissing { path }),
             None => {
-                let (journal, groups) = (rand::random(), std::collections::BTreeMap::new());
-                let control = Control { journal, cluster: config.cluster, node: config.node, groups };
-                control.save(&path).map_err(failed)?;
+                let groups = std::collections::BTreeMap::new();
+                let control = Control { journal: id, cluster: config.cluster, node: config.node, groups };
+                let failed = |error| JournalError::Directory { path: path.clone(), error };
+                control.save(disk.as_mut()).map_err(failed)?;
                 control
             }
         };
         if (control.cluster, control.node) != (config.cluster, config.node) {
             return Err(JournalError::Foreign { path, node: control.node, cluster: control.cluster });
         }
-        let mut found = recover::recover(&files, &segments, &control, config.cluster, config.node)?;
+        let mut found = recover::recover(disk.as_ref(), segments, &control, config.cluster, config.node)?;
         let current = match found.append.take() {
             Some(point) => Current { segment: point.segment, open: point.open, at: point.at },
             None => {
                 let segment = found.last_segment + 1;
                 let (next, previous) = (found.next_write, found.previous_write);
                 let header = writer::segment_header(&config, control.journal, segment, next, previous);
-                let open = files.begin(&header).map_err(|error| JournalError::Segment { segment, error })?;
+                let open = disk.begin(&header).map_err(|error| JournalError::Segment { segment, error })?;
                 let last = std::collections::HashMap::new();
                 let entry = index::SegmentEntry { file: open.readable.clone(), bytes: open.bytes, last };
                 found.index.segments.insert(segment, entry);
                 Current { segment, open, at: SEGMENT_PAGE_BYTES as u64 }
             }
         };
-        files.prepare_ahead();
+        disk.prepare_ahead();
         let segment = current.segment;
         io.install(&current.open.direct).map_err(|error| JournalError::Segment { segment, error })?;
         let recovered = Recovered {
@@ -258,22 +292,20 @@ impl Journal {
             damage: found.damage,
             torn_bytes: found.torn_bytes,
             io_refusal: None,
-            took_ns: crate::clock::mono().since_ns(now),
+            took_ns: 0,
         };
         let (backend, direct) = (io.name(), current.open.is_direct);
         let shared = Arc::new(Shared::new(found.index));
         let queued_bytes = Arc::new(QueuedBytes::default());
-        let (commands, receive_commands) = bounded(JOURNAL_QUEUE_FRAMES_MAX);
-        let (send_events, events) = bounded(JOURNAL_EVENTS_MAX);
+        let (commands, receive_commands) = bounded(room.queued_frames);
+        let (send_events, events) = bounded(room.events);
         let channels = Channels { queued_bytes: queued_bytes.clone(), commands: receive_commands, events: send_events };
         let position = (found.next_write, found.previous_write);
         let writer =
-            Writer::new(config, control.journal, shared.clone(), channels, io, buffers, files, current, position);
-        let thread = std::thread::Builder::new().name("journal".into()).spawn(move || writer.run());
-        let thread = Some(thread.map_err(JournalError::Thread)?);
+            Writer::new(config, control.journal, shared.clone(), channels, io, buffers, disk, current, position);
         let commands = Some(commands);
-        let journal = Self { commands, events, queued_bytes, shared, thread, backend, direct, _lock: lock };
-        Ok((journal, recovered))
+        let journal = Self { commands, events, queued_bytes, shared, thread: None, backend, direct, _lock: None };
+        Ok((journal, Turns(writer), recovered))
     }
 
     /// Queues a frame that this node sealed. Never waits. Exactly one event answers it.

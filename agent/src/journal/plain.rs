@@ -2,17 +2,16 @@
 //!
 //! Owns: the same promise as `uring`, without overlap: the journal's thread waits in the calls. Refuses: retrying.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::disk::LogFile;
 use super::io::{IoFailure, LogIo, WriteOp};
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct PlainIo {
-    file: Option<Arc<File>>,
+    file: Option<Arc<dyn LogFile>>,
     done: Option<(WriteOp, Result<(), IoFailure>)>,
 }
 
@@ -21,7 +20,7 @@ impl LogIo for PlainIo {
         "plain"
     }
 
-    fn install(&mut self, file: &Arc<File>) -> io::Result<()> {
+    fn install(&mut self, file: &Arc<dyn LogFile>) -> io::Result<()> {
         self.file = Some(Arc::clone(file));
         Ok(())
     }

@@ -5,7 +5,6 @@
 //! frame whose checksums do not match (rule 6), and anything that is not durable.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -185,6 +184,7 @@ fn fetch(group: GroupId, step: &Plan) -> Result<Frame, ReadError> {
 #[cfg(test)]
 mod tests {
     use super::super::chain::Held;
+    use super::super::disk::LogFile;
     use super::super::index::Place;
     use super::super::tests::Stream;
     use super::*;
@@ -193,7 +193,7 @@ mod tests {
     fn a_whole_frame_that_is_not_the_one_that_was_meant_is_refused() {
         let mut stream = Stream::new(1);
         let frames = [stream.frame(1, 100), stream.frame(1, 100)];
-        let file = Arc::new(tempfile::tempfile().unwrap());
+        let file: Arc<dyn LogFile> = Arc::new(tempfile::tempfile().unwrap());
         file.write_all_at(frames[1].bytes(), 0).unwrap();
         let read = |meant: &Frame, group| {
             let held = Held::of(meant.header(), &meant.hash());

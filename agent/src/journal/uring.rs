@@ -8,7 +8,6 @@
 
 #![expect(unsafe_code, reason = "pushing a submission and registering buffers hand raw pointers to the kernel")]
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use io_uring::register::{Probe, Restriction};
 use io_uring::squeue::Flags;
 use io_uring::{IoUring, opcode, types};
 
+use super::disk::LogFile;
 use super::io::{Buffer, IoFailure, IoRefusal, LogIo, WriteOp, explain, sysctl};
 
 const WRITE: u64 = 1;
@@ -28,7 +28,7 @@ const REGISTER_FILES_UPDATE: u8 = 6;
 pub(super) struct UringIo {
     ring: IoUring,
     in_flight: Option<WriteOp>,
-    file: Option<Arc<File>>,
+    file: Option<Arc<dyn LogFile>>,
 }
 
 impl UringIo {
@@ -85,8 +85,9 @@ impl LogIo for UringIo {
         "io_uring"
     }
 
-    fn install(&mut self, file: &Arc<File>) -> io::Result<()> {
-        self.ring.submitter().register_files_update(0, &[file.as_raw_fd()])?;
+    fn install(&mut self, file: &Arc<dyn LogFile>) -> io::Result<()> {
+        let known = file.as_file().ok_or(io::ErrorKind::Unsupported)?;
+        self.ring.submitter().register_files_update(0, &[known.as_raw_fd()])?;
         self.file = Some(Arc::clone(file));
         Ok(())
     }
@@ -154,7 +155,7 @@ mod tests {
                 return;
             }
         };
-        let file = Arc::new(tempfile::tempfile().unwrap());
+        let file: Arc<dyn LogFile> = Arc::new(tempfile::tempfile().unwrap());
         io.install(&file).unwrap();
         let nop = opcode::Nop::new().build().flags(Flags::FIXED_FILE).user_data(9);
         // SAFETY: a no-operation has no pointers.

@@ -14,8 +14,8 @@ use understudy_types::segment::{SEGMENT_PAGE_BYTES, SegmentHeader, WRITE_BYTES_M
 
 use super::chain::{Held, Known, Verdict, check};
 use super::control::{Control, GROUPS_MAX, GroupControl};
+use super::disk::{LogDisk, OpenSegment};
 use super::event::{ChainError, Failure, JournalEvent, Tail, Token};
-use super::files::{OpenSegment, SegmentFiles};
 use super::index::{GroupIndex, Place, SegmentEntry};
 use super::io::{Buffer, IoFailure, LogIo, WriteOp};
 use super::reader::Shared;
@@ -73,6 +73,45 @@ struct InFlight {
     begun: MonoNs,
 }
 
+/// What a journal does, to be done by whoever has it: the journal's thread, or the simulator one turn at a time.
+pub struct Turns(pub(super) Writer);
+
+impl Turns {
+    /// Runs until the journal is dropped or fails.
+    pub(super) fn run(mut self) {
+        let failure = self.0.serve().err().unwrap_or(Failure::ShutDown);
+        self.0.ended(failure);
+    }
+
+    /// Takes what waits, and begins to write it if nothing is being written. False when the journal has ended.
+    pub fn begin(&mut self) -> bool {
+        let done = self.0.begin();
+        self.goes_on(done)
+    }
+
+    /// What is being written is done: answers, and begins with what waits. False when the journal has ended.
+    pub fn finish(&mut self) -> bool {
+        let done = self.0.finish();
+        self.goes_on(done)
+    }
+
+    /// Whether something is on its way to the disk.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        self.0.state.in_flight.is_some()
+    }
+
+    fn goes_on(&mut self, done: Result<bool, Failure>) -> bool {
+        match done {
+            Ok(open) => open,
+            Err(failure) => {
+                self.0.ended(failure);
+                false
+            }
+        }
+    }
+}
+
 /// A group as far as frames were taken: ahead of the index by what is not durable yet.
 #[derive(Default)]
 struct Taken {
@@ -96,7 +135,7 @@ pub(super) struct Writer {
     pub(super) commands: Receiver<Command>,
     pub(super) events: Sender<JournalEvent>,
     pub(super) io: Box<dyn LogIo>,
-    pub(super) files: SegmentFiles,
+    pub(super) disk: Box<dyn LogDisk>,
     pub(super) current: Current,
     pub(super) next_write: u64,
     pub(super) previous_write: u32,
@@ -127,7 +166,7 @@ impl Writer {
         channels: Channels,
         io: Box<dyn LogIo>,
         buffers: Vec<Buffer>,
-        files: SegmentFiles,
+        disk: Box<dyn LogDisk>,
         current: Current,
         (next_write, previous_write): (u64, u32),
     ) -> Self {
@@ -145,7 +184,7 @@ impl Writer {
             commands,
             events,
             io,
-            files,
+            disk,
             current,
             next_write,
             previous_write,
@@ -153,9 +192,8 @@ impl Writer {
         }
     }
 
-    /// Runs until the journal is dropped or fails.
-    pub(super) fn run(mut self) {
-        let failure = self.serve().err().unwrap_or(Failure::ShutDown);
+    /// Notes why the journal goes on no more, and tells it unless it was shut down.
+    fn ended(&self, failure: Failure) {
         *self.shared.failure() = Some(failure.clone());
         if failure != Failure::ShutDown {
             tracing::error!(%failure, "journal has failed");
@@ -171,19 +209,39 @@ impl Writer {
                 let Ok(command) = self.commands.recv() else { return Ok(()) };
                 self.handle(command)?;
             }
-            let mut open = self.take_what_waits()?;
-            if self.state.in_flight.is_some() {
-                self.complete()?;
-                open = self.take_what_waits()?;
-            }
-            // A batch that was full may have been sent while commands were taken; then the next one waits for it.
-            if self.state.in_flight.is_none() {
-                self.submit()?;
-            }
+            let open = if self.state.in_flight.is_some() {
+                // The next batch is put together before this thread waits.
+                self.take_what_waits()?;
+                self.finish()?
+            } else {
+                self.begin()?
+            };
             if !open {
                 return self.drain();
             }
         }
+    }
+
+    /// Takes what waits and sends it on its way, unless something is. False when the journal was dropped.
+    fn begin(&mut self) -> Result<bool, Failure> {
+        let open = self.take_what_waits()?;
+        // A batch that was full may have been sent while commands were taken; then the next one waits for it.
+        if self.state.in_flight.is_none() {
+            self.submit()?;
+        }
+        Ok(open)
+    }
+
+    /// Waits for what is on its way and answers; then as [`Self::begin`].
+    fn finish(&mut self) -> Result<bool, Failure> {
+        self.complete()?;
+        self.begin()
+    }
+
+    /// A batch fits into an empty segment.
+    fn write_bytes_max(&self) -> usize {
+        let room = self.config.segment_bytes.saturating_sub(SEGMENT_PAGE_BYTES as u64);
+        WRITE_BYTES_MAX.min(usize::try_from(room).unwrap_or(usize::MAX))
     }
 
     /// Takes commands without waiting, until the queue or the batch's room is at its end. False when the journal was
@@ -271,7 +329,8 @@ impl Writer {
             self.fence(group, authority)?;
         }
         let len = frame.bytes().len();
-        let room = self.state.batch.as_ref().is_some_and(|batch| batch.used + len <= WRITE_BYTES_MAX);
+        let write_bytes_max = self.write_bytes_max();
+        let room = self.state.batch.as_ref().is_some_and(|batch| batch.used + len <= write_bytes_max);
         if !room {
             self.turn()?;
         }
@@ -344,7 +403,7 @@ impl Writer {
         let bounds = Bounds {
             used_bytes,
             bytes_max: self.config.journal_bytes_max,
-            free_bytes: free_bytes(&self.config.directory),
+            free_bytes: self.disk.free_bytes(),
             free_bytes_min: self.config.free_bytes_min,
         };
         let short_of_space = bounds.free_bytes < bounds.free_bytes_min;
@@ -364,10 +423,10 @@ impl Writer {
         // First what the frames said must be kept elsewhere, then the frames may go.
         self.save_control()?;
         for (segment, bytes) in gone {
-            let done = self.files.retire(segment, bytes, !short_of_space);
+            let done = self.disk.retire(segment, bytes, !short_of_space);
             done.map_err(|error| Failure::Segment { segment, error: error.to_string() })?;
         }
-        self.shared.figures().spare_bytes = self.files.spare_bytes();
+        self.shared.figures().spare_bytes = self.disk.spare_bytes();
         Ok(retired)
     }
 
@@ -380,7 +439,7 @@ impl Writer {
         };
         let groups = self.shared.index().groups.iter().map(|(group, index)| (*group, kept(index))).collect();
         let control = Control { journal: self.journal, cluster: self.config.cluster, node: self.config.node, groups };
-        control.save(&self.config.directory).map_err(|error| Failure::Control { error: error.to_string() })
+        control.save(self.disk.as_mut()).map_err(|error| Failure::Control { error: error.to_string() })
     }
 
     /// Waits for what is on its way, then sends the batch on its way.
@@ -504,11 +563,11 @@ impl Writer {
         let segment = self.current.segment + 1;
         let header = segment_header(&self.config, self.journal, segment, self.next_write, self.previous_write);
         let failed = |error: std::io::Error| Failure::Segment { segment, error: error.to_string() };
-        let open = self.files.begin(&header).map_err(failed)?;
+        let open = self.disk.begin(&header).map_err(failed)?;
         self.io.install(&open.direct).map_err(failed)?;
         let entry = SegmentEntry { file: open.readable.clone(), bytes: open.bytes, last: HashMap::new() };
         self.shared.index_mut().segments.insert(segment, entry);
-        self.shared.figures().spare_bytes = self.files.spare_bytes();
+        self.shared.figures().spare_bytes = self.disk.spare_bytes();
         self.current = Current { segment, open, at: SEGMENT_PAGE_BYTES as u64 };
         Ok(())
     }
@@ -531,11 +590,4 @@ pub(super) fn segment_header(
         cluster: config.cluster.0,
         node: config.node.get(),
     }
-}
-
-/// Free bytes for this user; a file system that does not say is taken as having room, since the bound in bytes still
-/// holds.
-fn free_bytes(directory: &std::path::Path) -> u64 {
-    let stat = nix::sys::statvfs::statvfs(directory);
-    stat.map_or(u64::MAX, |stat| stat.blocks_available().saturating_mul(stat.fragment_size()))
 }

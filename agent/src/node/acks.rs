@@ -3,7 +3,7 @@
 //! Owns: the answers that store processes wait for, per group. Pure. What can hurt: an answer given too early is a
 //! lost message later (rule 2); an answer that one bad body holds back must hold back its own account only (rule 11).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use understudy_ring::{AckLevel, CompletionRef, Status};
 use understudy_types::id::BlobId;
@@ -12,7 +12,7 @@ use crate::limits::ACKS_WAITING_MAX;
 
 /// One waiting store process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Waiting {
+pub struct Waiting {
     pub seq: u64,
     pub account: String,
     pub at: CompletionRef,
@@ -25,7 +25,7 @@ pub(crate) struct Waiting {
 
 /// An answer that may be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ready {
+pub struct Ready {
     pub at: CompletionRef,
     pub status: Status,
     pub captured_wall_ns: u64,
@@ -33,16 +33,16 @@ pub(crate) struct Ready {
 
 /// The waiting ones of one group, and its bodies that are not yet in central storage.
 #[derive(Debug, Default)]
-pub(crate) struct Acks {
+pub struct Acks {
     waiting: VecDeque<Waiting>,
     /// By account: sequence of the operation, and the body that it names.
-    bodies: BTreeMap<String, BTreeMap<u64, BlobId>>,
+    bodies: BTreeMap<String, BTreeSet<(u64, BlobId)>>,
 }
 
 impl Acks {
     /// Somebody waits. Past the bound the oldest is forgotten: the ring has fewer slots to wait in, so it gave up long
     /// ago (while a peer is away, nobody else would ever take it off the list).
-    pub(crate) fn wait(&mut self, waiting: Waiting) {
+    pub fn wait(&mut self, waiting: Waiting) {
         self.waiting.push_back(waiting);
         if self.waiting.len() > ACKS_WAITING_MAX {
             self.waiting.pop_front();
@@ -50,33 +50,34 @@ impl Acks {
     }
 
     /// An operation names a body that is not known to be in central storage.
-    pub(crate) fn body_pending(&mut self, account: &str, seq: u64, blob: BlobId) {
-        self.bodies.entry(account.to_owned()).or_default().insert(seq, blob);
+    pub fn body_pending(&mut self, account: &str, seq: u64, blob: BlobId) {
+        self.bodies.entry(account.to_owned()).or_default().insert((seq, blob));
     }
 
     /// A body is in central storage.
-    pub(crate) fn body_durable(&mut self, blob: BlobId) {
+    pub fn body_durable(&mut self, blob: BlobId) {
         self.bodies.retain(|_, pending| {
-            pending.retain(|_, id| *id != blob);
+            pending.retain(|(_, id)| *id != blob);
             !pending.is_empty()
         });
     }
 
     /// Whether some operation still waits for this body.
     #[must_use]
-    pub(crate) fn needs_body(&self, blob: BlobId) -> bool {
-        self.bodies.values().any(|pending| pending.values().any(|id| *id == blob))
+    pub fn needs_body(&self, blob: BlobId) -> bool {
+        self.bodies.values().any(|pending| pending.iter().any(|(_, id)| *id == blob))
     }
 
     /// Accounts whose operations wait for this body.
     #[must_use]
-    pub(crate) fn accounts_of_body(&self, blob: BlobId) -> Vec<String> {
-        let names = |pending: &BTreeMap<u64, BlobId>| pending.values().any(|id| *id == blob);
+    pub fn accounts_of_body(&self, blob: BlobId) -> Vec<String> {
+        let names = |pending: &BTreeSet<(u64, BlobId)>| pending.iter().any(|(_, id)| *id == blob);
         self.bodies.iter().filter(|(_, pending)| names(pending)).map(|(account, _)| account.clone()).collect()
     }
 
     /// Everybody who waits, told that this node may not change mail any more: its lease has ended.
-    pub(crate) fn fence(&mut self) -> Vec<Ready> {
+    #[must_use]
+    pub fn fence(&mut self) -> Vec<Ready> {
         let told = |waiting: Waiting| Ready {
             at: waiting.at,
             status: Status::Fenced,
@@ -87,7 +88,8 @@ impl Acks {
 
     /// Who may be answered now. `journaled` is this node's durable position, `acked` that of each replica, `required`
     /// the lowest of those replicas that nobody of level `peer` is answered without.
-    pub(crate) fn ready(&mut self, journaled: u64, acked: &[u64], required: u64) -> Vec<Ready> {
+    #[must_use]
+    pub fn ready(&mut self, journaled: u64, acked: &[u64], required: u64) -> Vec<Ready> {
         let mut ready = Vec::new();
         let mut acked = acked.to_vec();
         acked.sort_unstable_by(|a, b| b.cmp(a));
@@ -102,7 +104,8 @@ impl Acks {
                     let there = acked.get(count - 1).is_some_and(|seq| *seq >= waiting.seq);
                     let body_missing = bodies
                         .get(&waiting.account)
-                        .is_some_and(|pending| pending.range(..=waiting.seq).next().is_some());
+                        .and_then(BTreeSet::first)
+                        .is_some_and(|(first, _)| *first <= waiting.seq);
                     let everywhere = required >= waiting.seq;
                     (here && there && everywhere && !body_missing).then_some(Status::Replicated)
                 }
@@ -172,5 +175,18 @@ mod tests {
         assert_eq!(slots, [4, 7, 8], "before the body, of another account, or not asking for it");
         acks.body_durable(blob);
         assert_eq!(ready(&mut acks, 9, &[9]), [(at(6), Status::Replicated)]);
+    }
+
+    /// Records that an agent before this one journaled all count by the journal's end.
+    #[test]
+    fn several_bodies_may_be_pending_at_one_sequence() {
+        let mut acks = Acks::default();
+        acks.body_pending("a", 5, BlobId([1; 32]));
+        acks.body_pending("a", 5, BlobId([2; 32]));
+        acks.wait(waiting(5, AckLevel::Peer, 1, "a"));
+        acks.body_durable(BlobId([2; 32]));
+        assert_eq!(ready(&mut acks, 9, &[9]), [], "the other one is still missing");
+        acks.body_durable(BlobId([1; 32]));
+        assert_eq!(ready(&mut acks, 9, &[9]), [(at(5), Status::Replicated)]);
     }
 }

@@ -177,9 +177,14 @@ impl Core {
         };
         if own.ring_journaled.is_some_and(|index| op.index <= index) {
             // This agent's predecessor journaled it and died before it let go of it.
+            let seq = own.journaled;
             if op.completion.is_some() {
-                own.acks.wait(level(own.journaled));
+                own.acks.wait(level(seq));
                 self.dirty.insert(group);
+            }
+            // Its body may still be in the spool: nobody is told that it is safe before it is in central storage.
+            if let Some(blob) = Op::decode(&op.op).ok().and_then(|op| op.blob()) {
+                self.body(group, &op.account, seq, blob);
             }
             return;
         }

@@ -5,7 +5,7 @@
 //! open; so the ring is attached last. Refuses: everything that a stage can do by itself.
 
 mod accounts;
-mod acks;
+pub mod acks;
 mod admin;
 mod board;
 mod census;

@@ -89,7 +89,8 @@ fn export(job: &Job, store: &mut dyn Store, events: &Sender<ExportEvent>) -> Res
 }
 
 /// Marks an operation of a dump as part of a snapshot.
-fn numbered(op: Op, number: u64) -> Op {
+#[must_use]
+pub fn numbered(op: Op, number: u64) -> Op {
     match op {
         Op::MailboxCreated { mailbox, .. } => Op::MailboxCreated { mailbox, snapshot: number },
         Op::MailboxUpdated { mailbox, .. } => Op::MailboxUpdated { mailbox, snapshot: number },

@@ -7,5 +7,5 @@
 pub mod export;
 pub mod queue;
 
-pub use export::{ExportEvent, Exporters};
+pub use export::{ExportEvent, Exporters, numbered};
 pub use queue::{Job, Queue};

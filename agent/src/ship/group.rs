@@ -119,7 +119,7 @@ impl Group {
         }
     }
 
-    /// Judges a peer's position; the table is in the module's head.
+    /// Judges a peer's position; the table is in the module's head. A position that fits is an acknowledgement.
     pub(super) fn connected(
         &mut self,
         peer: NodeId,
@@ -141,6 +141,7 @@ impl Group {
         if at.next() < begins_at {
             return self.needs_resync(peer, link, group, ResyncReason::BelowJournal, out);
         }
+        let proven = at > Sequence(0) && at.next() > begins_at;
         let stage = match self.hash_at(at) {
             _ if at == Sequence(0) || position.hash == UNKNOWN_HASH => Stage::Streaming,
             Some(Some(hash)) if hash == position.hash || hash == UNKNOWN_HASH => Stage::Streaming,
@@ -148,8 +149,12 @@ impl Group {
             None if at.next() == begins_at => Stage::Streaming,
             None => Stage::Checking(at, position.hash),
         };
-        if let Stage::Checking(..) = stage {
-            out.push(ShipAction::LookUpHash { peer, link, group, at });
+        match stage {
+            Stage::Checking(..) => out.push(ShipAction::LookUpHash { peer, link, group, at }),
+            // The acknowledgement may have been lost with the last connection, and nothing else would come after it
+            // (seen in the simulator: sessions that waited for ever for what the peer had).
+            _ if proven => out.push(ShipAction::Acked { peer, group, acked: at }),
+            _ => {}
         }
         self.stand(peer, at, position.applied.min(at), stage);
     }
@@ -180,7 +185,10 @@ impl Group {
             return;
         }
         match hash {
-            Some(ours) if ours == theirs => replica.stage = Stage::Streaming,
+            Some(ours) if ours == theirs => {
+                replica.stage = Stage::Streaming;
+                out.push(ShipAction::Acked { peer, group, acked: at });
+            }
             // Retention moved on while the journal looked.
             None if at.next() < first => self.needs_resync(peer, link, group, ResyncReason::BelowJournal, out),
             _ => self.needs_resync(peer, link, group, ResyncReason::Diverged, out),

@@ -20,18 +20,56 @@ mod message;
 
 use account::Account;
 
+/// Where a store in memory finds the bodies that it is told to save, and puts those of a dump.
+pub trait BodyPlace: Send + Sync + std::fmt::Debug {
+    /// The body at a path.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read(&self, path: &Path) -> std::io::Result<Vec<u8>>;
+
+    /// Puts a body into the spool.
+    ///
+    /// # Errors
+    /// When it cannot be written, or there is no spool.
+    fn spool(&self, blob: BlobId, body: &[u8]) -> std::io::Result<()>;
+}
+
+/// Files.
+#[derive(Debug)]
+struct Files {
+    spool: Option<PathBuf>,
+}
+
+impl BodyPlace for Files {
+    fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
+        fs::read(path)
+    }
+
+    fn spool(&self, blob: BlobId, body: &[u8]) -> std::io::Result<()> {
+        let spool = self.spool.as_ref().ok_or_else(|| std::io::Error::other("no spool was given"))?;
+        put_into(spool, blob, body)
+    }
+}
+
 /// A handle to a store in memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct MemoryStore {
     accounts: Arc<Mutex<BTreeMap<String, Account>>>,
-    spool: Option<PathBuf>,
+    bodies: Arc<dyn BodyPlace>,
 }
 
 impl MemoryStore {
     /// An empty store that puts the bodies of a dump into `spool`, if one is given.
     #[must_use]
     pub fn new(spool: Option<PathBuf>) -> Self {
-        Self { accounts: Arc::default(), spool }
+        Self::with_bodies(Arc::new(Files { spool }))
+    }
+
+    /// An empty store whose bodies are not in files.
+    #[must_use]
+    pub fn with_bodies(bodies: Arc<dyn BodyPlace>) -> Self {
+        Self { accounts: Arc::default(), bodies }
     }
 
     /// Makes an account known, empty but for what the store makes by itself: nothing.
@@ -79,7 +117,7 @@ impl Store for MemoryStore {
                 return Outcome { status: Status::NotTried, detail: String::new() };
             }
             let outcome = match &mut known {
-                Some(account) => account.apply(item),
+                Some(account) => account.apply(item, self.bodies.as_ref()),
                 None => failed(Status::UnknownUser, "user is not known"),
             };
             stopped = !matches!(outcome.status, Status::Applied | Status::AlreadySo);
@@ -92,16 +130,11 @@ impl Store for MemoryStore {
         // The state of one moment; the lock is not held while somebody else's code runs.
         let state = self.lock().get(account).cloned();
         let Some(state) = state else { return Err(StoreError::UnknownAccount(account.to_owned())) };
-        let spool = match (&self.spool, options.bodies) {
-            (Some(spool), true) => Some(spool.as_path()),
-            (None, true) => return Err(failed_dump(account, "no spool was given")),
-            (_, false) => None,
-        };
-        for op in state.dump(options.messages, spool.is_some()) {
-            if let (Some(spool), Op::MessageSaved { message, .. }) = (spool, &op) {
+        for op in state.dump(options.messages, options.bodies) {
+            if let (true, Op::MessageSaved { message, .. }) = (options.bodies, &op) {
                 let body = state.mailboxes.get(&message.mailbox).and_then(|m| m.messages.get(&message.uid));
                 if let (Some(body), Some(blob)) = (body, message.blob) {
-                    put_into(spool, blob, &body.body).map_err(|e| failed_dump(account, &e.to_string()))?;
+                    self.bodies.spool(blob, &body.body).map_err(|e| failed_dump(account, &e.to_string()))?;
                 }
             }
             sink(op);

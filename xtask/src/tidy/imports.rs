@@ -8,7 +8,7 @@ use super::files::SourceFile;
 use super::source::code_of;
 
 /// Modules that every module may name: they name no stage.
-const EVERYWHERE: [&str; 5] = ["limits", "clock", "durable", "config", "rules"];
+const EVERYWHERE: [&str; 6] = ["limits", "clock", "durable", "planted", "config", "rules"];
 /// Where the paths meet.
 const MEET: [&str; 4] = ["node", "control", "metrics", "cli"];
 
@@ -17,6 +17,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("clock", &[]),
     ("durable", &[]),
+    ("planted", &[]),
     ("config", &[]),
     ("rules", &[]),
     // Record path, active node.

@@ -114,6 +114,25 @@ fn a_complete_snapshot_that_an_agent_died_over_is_taken_up_by_the_next() {
     assert!(bench.asked().is_empty());
 }
 
+/// Found by the simulator (seed 41): the group stood still for ever, and said ten times a second that frames are lost.
+#[test]
+fn an_account_whose_operations_the_disk_lost_holds_up_no_other() {
+    let mut bench = Bench::new();
+    bench.create(INBOX, "INBOX");
+    let op = bench.saved(INBOX, 1, "");
+    let path = bench.blob_path(op.blob().unwrap());
+    std::fs::remove_file(path).unwrap();
+    let waits = bench.does(op);
+    bench.run();
+    assert_eq!(bench.parked(USER).map(|parked| parked.since_seq), Some(waits), "its body is not there");
+    bench.list.lost.set((waits, waits + 1));
+    bench.does_for(OTHER, created(INBOX, "INBOX"));
+    bench.run();
+    assert_eq!(bench.difference(OTHER), None, "the other account goes on");
+    let reason = bench.parked(USER).map(|parked| parked.reason);
+    assert_eq!(reason, Some(Reason::NeedsSnapshot { bodies: true }));
+}
+
 /// A store in which one account waits for a lock: each request of it is done half, and not answered in time.
 struct Stuck {
     inner: MemoryStore,

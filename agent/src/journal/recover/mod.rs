@@ -6,7 +6,6 @@
 //! a newer version or a lost control file stops the agent instead.
 
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use memmap2::MmapMut;
 use understudy_types::frame::FrameHeader;
@@ -18,7 +17,7 @@ use understudy_types::segment::{
 use super::JournalError;
 use super::chain::{Held, Known};
 use super::control::Control;
-use super::files::{OpenSegment, SegmentFiles};
+use super::disk::{LogDisk, OpenSegment};
 use super::index::{GroupIndex, Index, Place, SegmentEntry};
 use crate::frame::header_hash;
 
@@ -82,7 +81,7 @@ struct Walk<'a> {
 
 /// Reads all segments. `node` tells own frames from received ones.
 pub(super) fn recover(
-    files: &SegmentFiles,
+    disk: &dyn LogDisk,
     segments: &[u64],
     control: &Control,
     cluster: ClusterId,
@@ -96,7 +95,7 @@ pub(super) fn recover(
     let mut walk = Walk { control, out, headers: Vec::new() };
     let mut opened = Vec::new();
     for segment in segments {
-        let open = files.open(*segment).map_err(|error| JournalError::Segment { segment: *segment, error })?;
+        let open = disk.open(*segment).map_err(|error| JournalError::Segment { segment: *segment, error })?;
         let mut window = window(*segment, &open)?;
         let page = window.bytes(0, SEGMENT_PAGE_BYTES);
         let header = match page {

@@ -11,6 +11,7 @@ use super::table::TABLE;
 use super::*;
 use crate::clock;
 use crate::frame::Frame;
+use crate::journal::files::SegmentFiles;
 use crate::journal::tests::{CLUSTER, Stream, append, config, is_durable, node, open};
 use crate::journal::{IoBackend, Journal, Tail};
 
@@ -50,7 +51,8 @@ impl Craft {
 /// A journal whose only segment holds `writes` one behind the other.
 fn journal_of(directory: &Path, writes: &[Vec<u8>]) {
     let control = Control { journal: JOURNAL, cluster: CLUSTER, node: node(1), groups: BTreeMap::new() };
-    control.save(directory).unwrap();
+    let (mut disk, _) = SegmentFiles::list(directory, SEGMENT_BYTES_MIN).unwrap();
+    control.save(&mut disk).unwrap();
     let header = SegmentHeader {
         journal: JOURNAL,
         segment: 1,

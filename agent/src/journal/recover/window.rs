@@ -4,19 +4,18 @@
 //! What can hurt: a sector that cannot be read; only the piece that was asked for is then tried again, and its error
 //! is given for that place alone. Refuses: meaning.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use memmap2::MmapMut;
 use understudy_types::segment::{SEGMENT_PAGE_BYTES, WRITE_BYTES_MAX, WRITE_HEADER_BYTES, WriteHeader};
 
 use super::table::Found;
+use crate::journal::disk::LogFile;
 
 /// A sliding view of one segment.
 pub(super) struct Window {
-    file: Arc<File>,
+    file: Arc<dyn LogFile>,
     /// Length of the file, cut down to whole pages.
     len: u64,
     map: MmapMut,
@@ -42,7 +41,7 @@ pub(super) struct Expect {
 }
 
 impl Window {
-    pub(super) fn new(file: Arc<File>, bytes: u64) -> io::Result<Self> {
+    pub(super) fn new(file: Arc<dyn LogFile>, bytes: u64) -> io::Result<Self> {
         let len = bytes - bytes % SEGMENT_PAGE_BYTES as u64;
         Ok(Self { file, len, map: MmapMut::map_anon(WRITE_BYTES_MAX)?, at: 0, have: 0 })
     }

@@ -1,9 +1,9 @@
 //! A disk that fails: nothing is retried as if nothing had happened, and reopening tells the truth.
 
-use std::fs::File;
 use std::io;
 
 use super::*;
+use crate::journal::disk::LogFile;
 use crate::journal::io::{Buffer, IoFailure, LogIo, WriteOp};
 use crate::journal::plain::PlainIo;
 
@@ -17,7 +17,7 @@ enum Fault {
 
 struct FaultyIo {
     io: PlainIo,
-    file: Option<Arc<File>>,
+    file: Option<Arc<dyn LogFile>>,
     left: u32,
     fault: Fault,
     failed: Option<(WriteOp, IoFailure)>,
@@ -28,7 +28,7 @@ impl LogIo for FaultyIo {
         "faulty"
     }
 
-    fn install(&mut self, file: &Arc<File>) -> io::Result<()> {
+    fn install(&mut self, file: &Arc<dyn LogFile>) -> io::Result<()> {
         self.file = Some(file.clone());
         self.io.install(file)
     }
@@ -42,7 +42,6 @@ impl LogIo for FaultyIo {
         let failure = match self.fault {
             Fault::Write => IoFailure::Write(error()),
             Fault::Torn => {
-                use std::os::unix::fs::FileExt;
                 let file = self.file.as_ref().unwrap();
                 file.write_all_at(&write.buffer.map[..SEGMENT_PAGE_BYTES], write.at).unwrap();
                 IoFailure::Write(error())

@@ -8,7 +8,7 @@ use understudy_types::id::MailboxGuid;
 use understudy_types::op::{Mailbox, Message, Op};
 
 use super::message::Stored;
-use super::{done, failed};
+use super::{BodyPlace, done, failed};
 use crate::digest::state::AttributeKey;
 use crate::store::{ApplyItem, MailboxMark, Outcome, RaiseGap, Status};
 
@@ -38,7 +38,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub(super) fn apply(&mut self, item: &ApplyItem) -> Outcome {
+    pub(super) fn apply(&mut self, item: &ApplyItem, bodies: &dyn BodyPlace) -> Outcome {
         match &item.op {
             Op::MailboxCreated { mailbox, .. } if mailbox.guid == MailboxGuid::default() => {
                 let exists = self.by_name(&mailbox.name).is_some();
@@ -52,9 +52,9 @@ impl Account {
             Op::MailboxRenamed { guid, old_name, new_name } => self.rename(*guid, old_name, new_name),
             Op::Subscribed { name, .. } => done(self.subscriptions.insert(name.clone())),
             Op::Unsubscribed { name } => done(self.subscriptions.remove(name)),
-            Op::MessageSaved { message, .. } => self.save(message, None, item.body_path.as_deref()),
+            Op::MessageSaved { message, .. } => self.save(message, None, item.body_path.as_deref(), bodies),
             Op::MessageCopied { message, source, source_uid, .. } => {
-                self.save(message, Some((*source, *source_uid)), item.body_path.as_deref())
+                self.save(message, Some((*source, *source_uid)), item.body_path.as_deref(), bodies)
             }
             Op::MessageExpunged { mailbox, uid, guid } => self.expunge(*mailbox, *uid, guid),
             Op::FlagsSet { mailbox, uid, guid, flags, keywords, modseq } => {

@@ -2,7 +2,6 @@
 //!
 //! Owns: what a store makes of UIDs that come in a wrong order. Refuses: putting a message in below the next UID.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use understudy_types::id::{BlobId, MailboxGuid};
 use understudy_types::op::Message;
 
 use super::account::Account;
-use super::{done, failed};
+use super::{BodyPlace, done, failed};
 use crate::store::{Outcome, Status};
 
 #[derive(Clone, Debug)]
@@ -36,10 +35,10 @@ fn virtual_bytes(body: &[u8]) -> u64 {
     bytes
 }
 
-fn read_body(path: Option<&Path>, size_bytes: u64) -> Result<Arc<[u8]>, Outcome> {
+fn read_body(bodies: &dyn BodyPlace, path: Option<&Path>, size_bytes: u64) -> Result<Arc<[u8]>, Outcome> {
     let unreadable = |detail: String| failed(Status::BodyUnreadable, detail);
     let path = path.ok_or_else(|| unreadable("no body path".into()))?;
-    let body = fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+    let body = bodies.read(path).map_err(|error| unreadable(error.to_string()))?;
     if size_bytes != 0 && body.len() as u64 != size_bytes {
         return Err(unreadable("body is not of the right size".into()));
     }
@@ -52,8 +51,9 @@ impl Account {
         message: &Message,
         source: Option<(MailboxGuid, u32)>,
         body_path: Option<&Path>,
+        bodies: &dyn BodyPlace,
     ) -> Outcome {
-        self.try_save(message, source, body_path).unwrap_or_else(|outcome| outcome)
+        self.try_save(message, source, body_path, bodies).unwrap_or_else(|outcome| outcome)
     }
 
     fn try_save(
@@ -61,6 +61,7 @@ impl Account {
         message: &Message,
         source: Option<(MailboxGuid, u32)>,
         body_path: Option<&Path>,
+        bodies: &dyn BodyPlace,
     ) -> Result<Outcome, Outcome> {
         self.ensure(message.mailbox, &message.mailbox_name, message.uid_validity)?;
         let copied = source.and_then(|(guid, uid)| {
@@ -82,7 +83,7 @@ impl Account {
             None if source.is_some() && body_path.is_none() => {
                 return Err(failed(Status::SourceMissing, "source of the copy is not here"));
             }
-            None => read_body(body_path, message.size_physical_bytes)?,
+            None => read_body(bodies, body_path, message.size_physical_bytes)?,
         };
         let mut kept = message.clone();
         kept.size_physical_bytes = body.len() as u64;
