@@ -310,7 +310,8 @@ impl<'a> Owner<'a> {
             ["start", name, part] => (name, part),
             ["service", name, seat] => return self.start_service(name, seat),
             ["delay", name, ms, loss] => {
-                let node = self.plan.nodes.iter().find(|n| n.name == name).with_context(|| format!("no node `{name}`"))?;
+                let node =
+                    self.plan.nodes.iter().find(|n| n.name == name).with_context(|| format!("no node `{name}`"))?;
                 return self.delays.set(self.plan, node, Length { ms: ms.parse()?, loss: loss.parse()? });
             }
             _ => bail!("`{}` is not understood", line.trim()),

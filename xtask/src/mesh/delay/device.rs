@@ -17,7 +17,7 @@ use std::os::unix::fs::OpenOptionsExt;
 pub(super) type Frame = Vec<u8>;
 
 /// Header (10 bytes), the Ethernet header with two tags, and the largest frame that is not cut up yet.
-const FRAME_BYTES_MAX: usize = 10 + 22 + 65_536;
+pub(super) const FRAME_BYTES_MAX: usize = 10 + 22 + 65_536;
 /// `TUN_F_CSUM`, `TUN_F_TSO4`, `TUN_F_TSO6`: frames may come with these left to do.
 const OFFLOADS: i32 = 1 | 2 | 4;
 const PACKET_VNET_HDR: i32 = 15;
@@ -54,8 +54,8 @@ impl Tap {
     }
 
     /// A frame that the bridge wants the node to have; `None` when there is none.
-    pub(super) fn receive(&self) -> Option<Frame> {
-        receive(self.0.as_fd())
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> Option<Frame> {
+        receive(self.0.as_fd(), buffer)
     }
 
     /// Gives the bridge a frame. One that it does not take is lost.
@@ -107,8 +107,8 @@ impl Cable {
     }
 
     /// A frame that the node sent; `None` when there is none.
-    pub(super) fn receive(&self) -> Option<Frame> {
-        receive(self.0.as_fd())
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> Option<Frame> {
+        receive(self.0.as_fd(), buffer)
     }
 
     /// Gives the node a frame. One that it does not take is lost.
@@ -121,10 +121,7 @@ impl Cable {
     }
 }
 
-fn receive(from: BorrowedFd<'_>) -> Option<Frame> {
-    let mut frame = vec![0; FRAME_BYTES_MAX];
-    let length = nix::unistd::read(from, &mut frame).ok()?;
-    frame.truncate(length);
-    frame.shrink_to_fit();
-    Some(frame)
+fn receive(from: BorrowedFd<'_>, buffer: &mut [u8]) -> Option<Frame> {
+    let length = nix::unistd::read(from, buffer).ok()?;
+    Some(buffer.get(..length)?.to_vec())
 }

@@ -12,7 +12,7 @@ use super::plan::{Plan, Seat};
 use super::{At, node_named, owner};
 use crate::clock;
 use anyhow::{Context, Result, ensure};
-use device::{Cable, Frame, Tap};
+use device::{Cable, FRAME_BYTES_MAX, Frame, Tap};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsFd;
@@ -101,12 +101,12 @@ impl Line {
         let tap = Tap::new(&node.tap)?;
         let cable = Cable::open(&node.cable)?;
         // From here on dropping it puts the cable back.
-        let mut line =
-            Self { end: Some(end), thread: None, cable: node.cable.clone(), bridge: plan.bridge.clone() };
+        let mut line = Self { end: Some(end), thread: None, cable: node.cable.clone(), bridge: plan.bridge.clone() };
         ip(&["link", "set", &node.tap, "master", &plan.bridge, "up"])?;
         // Off the bridge, the host itself would answer what is asked on the cable.
         ip(&["link", "set", &node.cable, "nomaster", "arp", "off"])?;
-        let mut carrier = Carrier { tap, cable, ended, length, random: seed(), ways: Default::default() };
+        let (random, ways, buffer) = (seed(), Default::default(), vec![0; FRAME_BYTES_MAX]);
+        let mut carrier = Carrier { tap, cable, ended, length, random, ways, buffer };
         let thread = std::thread::Builder::new().name("mesh-delay".to_owned());
         line.thread = Some(thread.spawn(move || carrier.run()).context("cannot start a thread")?);
         Ok(line)
@@ -156,6 +156,7 @@ struct Carrier {
     random: u64,
     /// To the node, and from it.
     ways: [Way; 2],
+    buffer: Vec<u8>,
 }
 
 impl Carrier {
@@ -190,7 +191,8 @@ impl Carrier {
         for way in [0, 1] {
             let ready = if way == 0 { tap } else { cable };
             for _ in 0..if ready { READS_MAX } else { 0 } {
-                let frame = if way == 0 { self.tap.receive() } else { self.cable.receive() };
+                let frame =
+                    if way == 0 { self.tap.receive(&mut self.buffer) } else { self.cable.receive(&mut self.buffer) };
                 let Some(frame) = frame else { break };
                 if !lost(&mut self.random, self.length.loss) {
                     self.ways[way].enter(due, frame);

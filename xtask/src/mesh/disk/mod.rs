@@ -59,7 +59,10 @@ enum What {
 pub(crate) fn available() -> Result<(), Lack> {
     for (program, package) in [("losetup", "mount"), ("mkfs.ext4", "e2fsprogs"), ("fsfreeze", "util-linux")] {
         if run::which(program).is_none() {
-            return Err(Lack::new(format!("no `{program}` program"), format!("install {package}, or leave `--disks` out")));
+            return Err(Lack::new(
+                format!("no `{program}` program"),
+                format!("install {package}, or leave `--disks` out"),
+            ));
         }
     }
     if !Path::new("/dev/loop-control").exists() {
