@@ -56,6 +56,8 @@ pub struct Node {
     pub ip: String,
     pub netns: String,
     pub dir: PathBuf,
+    /// Where its own file system is mounted, with `--disks`.
+    pub disk: Option<PathBuf>,
     pub imap: Endpoint,
     pub lmtp: Endpoint,
     pub metrics: String,
@@ -255,6 +257,30 @@ impl Mesh {
     /// When the kernel refuses.
     pub fn partition(&self, node: &str, args: &[&str]) -> Result<()> {
         self.run(&[&["partition", "--node", node], args].concat()).map(|_| ())
+    }
+
+    /// Makes every round trip of `node` longer by `ms`, and loses so many percent of its frames; 0 and 0 end it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn delay(&self, node: &str, ms: u32, loss: f64) -> Result<()> {
+        self.run(&["delay", "--node", node, "--ms", &ms.to_string(), "--loss", &loss.to_string()]).map(|_| ())
+    }
+
+    /// Lets `node`'s disk be `full`, `readonly`, or `hang`, or every access an error (`eio`).
+    ///
+    /// # Errors
+    /// When the mesh has no disks of its own.
+    pub fn fault(&self, node: &str, what: &str) -> Result<()> {
+        self.run(&["fault", "--node", node, "--what", what]).map(|_| ())
+    }
+
+    /// Mends all disks.
+    ///
+    /// # Errors
+    /// As [`Self::fault`].
+    pub fn mend(&self) -> Result<()> {
+        self.run(&["fault", "--clear"]).map(|_| ())
     }
 
     /// Undoes all that [`Self::partition`] did.

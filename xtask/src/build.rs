@@ -90,8 +90,9 @@ fn pass(part: &str, line: &str, progress: &mut dyn FnMut(&str, &str)) {
     }
 }
 
-/// Installs and builds what a mesh needs, with what stands beside its nodes if `beside`. A part that cannot be had here, and kernel programs that do not compile, are
-/// noted, and the mesh runs without; `progress` is as for [`all`], `note` is told what is to stay on the screen.
+/// Installs and builds what a mesh needs, with what stands beside its nodes if `beside`. A part that cannot be had
+/// here, and kernel programs that do not compile, are noted, and the mesh runs without; `progress` is as for [`all`],
+/// `note` is told what is to stay on the screen.
 ///
 /// # Errors
 /// When a mesh cannot be without what was not built.

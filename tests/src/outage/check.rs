@@ -1,8 +1,8 @@
 //! At the end: is every message that was acknowledged there, exactly once?
 //!
-//! Owns: reading INBOXes through the proxy, and the verdict. What can hurt: mail that still waits in Postfix's queue; it
-//! is waited for, as long as the caller has patience. Refuses: excusing a duplicate; where it came from is the caller's
-//! to find.
+//! Owns: reading INBOXes through the proxy, and the verdict. What can hurt: mail that still waits in Postfix's queue;
+//! it is waited for, as long as the caller has patience. Refuses: excusing a duplicate; where it came from is the
+//! caller's to find.
 
 use super::{Record, users};
 use crate::imap::Imap;

@@ -81,6 +81,8 @@ fn other(name: &str, active: &str, replica: &str) -> Account {
         password: "pass".to_owned(),
         active: active.to_owned(),
         replicas: vec![replica.to_owned()],
+        group: 0,
+        epoch: 1,
         lag: None,
     }
 }

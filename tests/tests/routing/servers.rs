@@ -4,7 +4,6 @@
 //! with what it said. Refuses: writing configurations.
 
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -46,8 +45,9 @@ fn local(port: u16) -> String {
 fn start(name: &'static str, dir: &Path, prepared: &Prepared, port: u16) -> Server {
     let log = std::fs::File::create(dir.join(format!("{name}.out"))).expect("a file");
     let errors = log.try_clone().expect("a file");
-    let mut command = Command::new(&prepared.program);
-    command.args(&prepared.args).process_group(0).stdin(Stdio::null()).stdout(log).stderr(errors);
+    // Postfix wants to lead a session, and cannot when it leads a group only (seen); `setsid` becomes the program.
+    let mut command = Command::new("setsid");
+    command.arg(&prepared.program).args(&prepared.args).stdin(Stdio::null()).stdout(log).stderr(errors);
     let mut server = Server { name, child: command.spawn().expect("starts") };
     wait_for(name, || {
         let told = || std::fs::read_to_string(dir.join(format!("{name}.out"))).unwrap_or_default();

@@ -75,6 +75,8 @@ pub(crate) struct Node {
     pub(crate) ip: String,
     pub(crate) netns: String,
     pub(crate) dir: PathBuf,
+    /// Where the node's own file system is mounted; `null` without `--disks`.
+    pub(crate) disk: Option<PathBuf>,
     pub(crate) imap: Endpoint,
     pub(crate) lmtp: Endpoint,
     /// Where Prometheus would read.
@@ -195,6 +197,7 @@ mod tests {
                 ip: "10.1.2.1".to_owned(),
                 netns: "us-0a1b2c-node1".to_owned(),
                 dir: "/d/node1".into(),
+                disk: None,
                 imap: endpoint(143),
                 lmtp: endpoint(24),
                 metrics: "http://10.1.2.1:9464/metrics".to_owned(),
@@ -221,6 +224,7 @@ mod tests {
         let shape = serde_json::json!({
             "nodes": [{
                 "name": "node1", "ip": "10.1.2.1", "netns": "us-0a1b2c-node1", "dir": "/d/node1",
+                "disk": null,
                 "imap": {"host": "10.1.2.1", "port": 143}, "lmtp": {"host": "10.1.2.1", "port": 24},
                 "metrics": "http://10.1.2.1:9464/metrics",
                 "admin_socket": "/run/understudy-mesh/0a1b2c/node1/agent.sock",

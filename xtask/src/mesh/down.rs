@@ -5,7 +5,7 @@
 
 use super::contract::{Format, State};
 use super::plan::{NODES_MAX, Plan};
-use super::{faults, net, process};
+use super::{disk, faults, net, process};
 use crate::{clock, host};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
@@ -74,7 +74,9 @@ fn ours(path: &Path) -> bool {
 /// Takes away what a mesh leaves on the host outside its folder.
 pub(crate) fn take_away_leftovers(plan: &Plan) -> Vec<String> {
     let mut left = Vec::new();
-    faults::clear(plan); // first: what is cut off ends slowly
+    // First: what is cut off ends slowly, and what waits for a frozen disk not at all.
+    faults::clear(plan);
+    disk::thaw_all(plan);
     let groups: Vec<PathBuf> = groups_of(plan);
     let ended = process::end_all(|| {
         let mut pids: Vec<i32> = net::namespaces_of(plan).iter().flat_map(|n| process::in_netns(n)).collect();
@@ -90,6 +92,7 @@ pub(crate) fn take_away_leftovers(plan: &Plan) -> Vec<String> {
         }
     }
     net::down(plan);
+    disk::unmount_all(plan);
     left.extend(net::left_over(plan));
     if plan.home.exists() {
         while nix::mount::umount2(&plan.home, nix::mount::MntFlags::MNT_DETACH).is_ok() {}

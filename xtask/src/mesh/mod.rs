@@ -6,6 +6,8 @@
 
 mod agent;
 mod contract;
+mod delay;
+mod disk;
 mod down;
 mod faults;
 mod kill;
@@ -58,6 +60,10 @@ enum What {
     Partition(faults::Partition),
     /// Undo `partition`
     Heal(faults::Heal),
+    /// Make a node's cable long and leaky
+    Delay(delay::Args),
+    /// Let a node's disk go wrong, or mend it
+    Fault(disk::Fault),
 }
 
 /// Which mesh.
@@ -152,6 +158,8 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
         What::Start(act) => start(act),
         What::Partition(args) => faults::partition(args),
         What::Heal(args) => faults::heal(args),
+        What::Delay(args) => delay::main(args),
+        What::Fault(args) => disk::main(args),
     }
 }
 

@@ -22,7 +22,10 @@ pub(crate) fn up(plan: &Plan) -> Result<String> {
     let _lock = lock()?;
     let subnet = free_subnet(plan)?;
     let bridge = plan.bridge.as_str();
-    ip(&["link", "add", bridge, "type", "bridge", "stp_state", "0", "forward_delay", "0"])?;
+    // An address of its own: else it would be that of one of its cables, and change when cables come and go.
+    let octets: Vec<&str> = [0, 2, 4].into_iter().filter_map(|at| plan.tag.get(at..at + 2)).collect();
+    let mac = format!("02:75:73:{}", octets.join(":"));
+    ip(&["link", "add", bridge, "address", &mac, "type", "bridge", "stp_state", "0", "forward_delay", "0"])?;
     ip(&["addr", "add", &format!("{}/24", address(&subnet, 0)), "dev", bridge])?;
     ip(&["link", "set", bridge, "up"])?;
     for seat in plan.seats() {

@@ -4,6 +4,7 @@
 //! shown. Refuses: starting again what was killed; a trial wants it dead until `mesh start`.
 
 use super::contract::{Mesh, State};
+use super::delay::{Delays, Length};
 use super::kill::{AGENT, store_processes};
 use super::plan::{Plan, Seat};
 use super::process::{self, Place};
@@ -44,6 +45,7 @@ pub(crate) struct Owner<'a> {
     with_plugin: bool,
     with_agent: bool,
     listener: UnixListener,
+    delays: Delays,
 }
 
 fn socket(plan: &Plan) -> PathBuf {
@@ -58,7 +60,7 @@ impl<'a> Owner<'a> {
     pub(crate) fn new(plan: &'a Plan, state: State, with_plugin: bool, with_agent: bool) -> Result<Self> {
         let listener = UnixListener::bind(socket(plan)).context("cannot make `mesh.sock`")?;
         listener.set_nonblocking(true)?;
-        Ok(Self { plan, state, with_plugin, with_agent, listener })
+        Ok(Self { plan, state, with_plugin, with_agent, listener, delays: Delays::default() })
     }
 
     /// The mesh as it stands.
@@ -297,7 +299,7 @@ impl<'a> Owner<'a> {
         if changed { self.save() } else { Ok(()) }
     }
 
-    /// One line: `start NODE PART`, or `service NAME SEAT`.
+    /// One line: `start NODE PART`, `service NAME SEAT`, or `delay NODE MS LOSS`.
     fn answer(&mut self, stream: &UnixStream) -> Result<()> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -307,6 +309,11 @@ impl<'a> Owner<'a> {
         let (name, part) = match words[..] {
             ["start", name, part] => (name, part),
             ["service", name, seat] => return self.start_service(name, seat),
+            ["delay", name, ms, loss] => {
+                let node =
+                    self.plan.nodes.iter().find(|n| n.name == name).with_context(|| format!("no node `{name}`"))?;
+                return self.delays.set(self.plan, node, Length { ms: ms.parse()?, loss: loss.parse()? });
+            }
             _ => bail!("`{}` is not understood", line.trim()),
         };
         let at = self.plan.nodes.iter().position(|n| n.name == name).with_context(|| format!("no node `{name}`"))?;

@@ -8,7 +8,7 @@ use super::contract::{
 };
 use super::owner::{End, Owner};
 use super::plan::{ACCOUNTS_MAX, ETCD_MAX, NODES_MAX, PASSWORD, Plan, address};
-use super::{agent, down, net, process, services, store};
+use super::{agent, disk, down, net, process, services, store};
 use crate::{build, host, run, stop};
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
@@ -62,6 +62,9 @@ pub(crate) struct Args {
     /// Members of etcd, 1 to 3; with it, etcd is the coordinator
     #[arg(long, value_name = "MEMBERS")]
     pub(crate) etcd: Option<usize>,
+    /// Give each node's mail and data a small file system of their own, for `mesh fault`
+    #[arg(long)]
+    pub(crate) disks: bool,
     /// Install and build nothing; use what is there
     #[arg(long)]
     pub(crate) no_build: bool,
@@ -98,7 +101,8 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
         };
         build::for_mesh(proxies || members > 0, &mut show, &mut |what| eprintln!("{what}"))?;
     }
-    let installed = host::namespaces().and_then(|()| store::installed());
+    let disks = || if args.disks { disk::available() } else { Ok(()) };
+    let installed = host::namespaces().and_then(|()| store::installed()).and_then(|()| disks());
     if let Err(lack) = installed.and_then(|()| services::installed(proxies, members > 0)) {
         bail!("a mesh cannot run here: {lack}");
     }
@@ -189,7 +193,13 @@ fn make<'a>(plan: &'a Plan, args: &Args, made_dir: bool, coordinator: Coordinato
     let none: Option<&str> = None;
     mount(Some(&plan.dir), &plan.home, none, MsFlags::MS_BIND, none)
         .with_context(|| format!("cannot mount `{}` at `{}`", plan.dir.display(), plan.home.display()))?;
+    // What is mounted below must not appear twice where the host's mounts are shared.
+    mount(none, &plan.home, none, MsFlags::MS_PRIVATE, none)
+        .with_context(|| format!("cannot make the mount at `{}` private", plan.home.display()))?;
     std::fs::set_permissions(&plan.dir, PermissionsExt::from_mode(0o755))?;
+    if args.disks {
+        disk::make(plan)?;
+    }
     let subnet = net::up(plan)?;
     let mut cgroups = BTreeMap::new();
     match host::cgroup2() {
@@ -207,7 +217,7 @@ fn make<'a>(plan: &'a Plan, args: &Args, made_dir: bool, coordinator: Coordinato
         owner_pid: i32::try_from(std::process::id()).unwrap_or(0),
         made_dir,
         format: plan.format,
-        mesh: mesh(plan, &subnet, coordinator),
+        mesh: mesh(plan, &subnet, coordinator, args.disks),
         subnet,
         cgroups,
     };
@@ -215,7 +225,7 @@ fn make<'a>(plan: &'a Plan, args: &Args, made_dir: bool, coordinator: Coordinato
     Owner::new(plan, state, !args.store_only, !args.store_only && !args.no_agent)
 }
 
-fn mesh(plan: &Plan, subnet: &str, coordinator: CoordinatorKind) -> Mesh {
+fn mesh(plan: &Plan, subnet: &str, coordinator: CoordinatorKind, disks: bool) -> Mesh {
     let at = |ip: &str, port| Endpoint { host: ip.to_owned(), port };
     let nodes = plan.nodes.iter().map(|node| {
         let ip = address(subnet, node.number);
@@ -223,6 +233,7 @@ fn mesh(plan: &Plan, subnet: &str, coordinator: CoordinatorKind) -> Mesh {
             name: node.name.clone(),
             netns: node.netns.clone(),
             dir: plan.dir.join(&node.name),
+            disk: disks.then(|| disk::disk(plan, node)),
             imap: at(&ip, store::IMAP_PORT),
             lmtp: at(&ip, store::LMTP_PORT),
             metrics: agent::metrics_url(&ip),
