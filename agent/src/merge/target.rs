@@ -10,7 +10,7 @@ use understudy_types::id::MailboxGuid;
 use understudy_types::op::{Message, Op};
 
 use super::wire::Merged;
-use crate::blob::cache::{Body, BodyCache};
+use crate::blob::cache::{Bodies, Body, BodyCache};
 use crate::digest::AccountState;
 use crate::limits::MERGE_UID_TRIES;
 use crate::store::{ApplyItem, DumpOptions, Outcome, Status, Store, StoreError};
