@@ -16,7 +16,7 @@ use super::query::Query;
 use super::verify::Connect;
 use crate::limits::{RAISE_RETRY_MS, RAISERS};
 use crate::merge::forks::Forks;
-use crate::store::{RaiseGap, Store, StoreError};
+use crate::store::{MailboxMark, RaiseGap, Store, StoreError};
 
 /// An account to be raised.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +34,8 @@ pub(crate) struct Raised {
     pub account: String,
     /// Tried again until it succeeds.
     pub error: Option<String>,
+    /// Where its mailboxes stand now, at least.
+    pub marks: Vec<MailboxMark>,
 }
 
 #[derive(Default)]
@@ -65,10 +67,13 @@ impl Raiser {
             std::thread::Builder::new().name(format!("raise-{n}")).spawn(move || {
                 let mut store = connect();
                 while let Some(job) = next(&shared) {
-                    let error = raise(store.as_mut(), &forks, &job, gap).err();
+                    let (marks, error) = match raise(store.as_mut(), &forks, &job, gap) {
+                        Ok(marks) => (marks, None),
+                        Err(error) => (Vec::new(), Some(error)),
+                    };
                     let failed = error.is_some();
                     let (group, epoch, account) = (job.group, job.epoch, job.account.clone());
-                    let told = Raised { group, epoch, account, error };
+                    let told = Raised { group, epoch, account, error, marks };
                     if queries.send(Query::Raised(told)).is_err() {
                         return;
                     }
@@ -131,19 +136,28 @@ fn next(shared: &(Mutex<Waiting>, Condvar)) -> Option<Job> {
     }
 }
 
-/// Reads, keeps, then raises. What was kept for this epoch stays: raised once more after a crash, it would not be true.
-fn raise(store: &mut dyn Store, forks: &Forks, job: &Job, gap: RaiseGap) -> Result<(), String> {
+/// Reads, keeps, then raises; gives the marks as they are at least now. What was kept for this epoch stays: raised once more after a crash, it would not be true.
+fn raise(store: &mut dyn Store, forks: &Forks, job: &Job, gap: RaiseGap) -> Result<Vec<MailboxMark>, String> {
     let known = forks.of(job.group, &job.account).map_err(|error| error.to_string())?;
     if known.is_none_or(|(epoch, _)| epoch < job.epoch) {
         let marks = match store.raise(&job.account, RaiseGap::default()) {
             // The user database lists it no more: there is nothing to raise.
-            Err(StoreError::UnknownAccount(_)) => return Ok(()),
+            Err(StoreError::UnknownAccount(_)) => return Ok(Vec::new()),
             other => other.map_err(|error| error.to_string())?,
         };
         forks.keep(job.group, job.epoch, &job.account, &marks).map_err(|error| error.to_string())?;
     }
     match store.raise(&job.account, gap) {
-        Ok(_) | Err(StoreError::UnknownAccount(_)) => Ok(()),
+        Ok(marks) => Ok(marks.into_iter().map(|mark| raised_by(mark, gap)).collect()),
+        Err(StoreError::UnknownAccount(_)) => Ok(Vec::new()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+fn raised_by(mark: MailboxMark, gap: RaiseGap) -> MailboxMark {
+    MailboxMark {
+        next_uid: mark.next_uid.saturating_add(gap.uid),
+        highest_modseq: mark.highest_modseq.saturating_add(gap.modseq),
+        ..mark
     }
 }

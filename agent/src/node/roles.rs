@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use understudy_types::id::{Epoch, GroupId, NodeId, Sequence};
 use understudy_types::message::{Message, Position};
+use understudy_types::op::{Mailbox, Op};
 
 use super::core::{Core, Own};
 use super::council::kick::Kicker;
@@ -16,7 +17,7 @@ use super::raise::{Raised, Raiser};
 use super::stood::Stood;
 use crate::batch::GroupBatch;
 use crate::capture::view::Seat;
-use crate::clock::MonoNs;
+use crate::clock::{self, MonoNs};
 use crate::config::model::Automation;
 use crate::config::placement::Group;
 use crate::coordinator::record::{Cause, GroupRecord};
@@ -366,8 +367,21 @@ impl Core {
             return;
         }
         standing.opening.remove(&raised.account);
-        standing.ready.insert(raised.account);
+        standing.ready.insert(raised.account.clone());
         self.roles.moving.insert(raised.group);
+        // The replay service is not captured, and replicas are to have the same counters.
+        for mark in raised.marks {
+            let mailbox = Mailbox {
+                guid: mark.guid,
+                name: mark.name,
+                uid_validity: mark.uid_validity,
+                next_uid: mark.next_uid,
+                highest_modseq: mark.highest_modseq,
+                ..Mailbox::default()
+            };
+            let op = Op::MailboxUpdated { mailbox, snapshot: 0 };
+            let _ = self.push(raised.group, &raised.account, clock::wall_ns(), &op.encode(), None);
+        }
     }
 
     /// A session asks for an account that was never heard of: it is raised before the others.

@@ -103,6 +103,9 @@ impl Core {
         let state = if pid.is_some() { NodeState::Serving } else { NodeState::StoreDown };
         self.probes.slot.put(beat::compose(self.probes.speaker, state, false, &signal), self.now);
         self.metrics.beats_sent.inc();
+        if let Some(evidence) = &self.probes.evidence {
+            self.metrics.detection.set_evidence(&evidence.report(), crate::clock::boot());
+        }
         super::gauges::signal(&self.metrics, &signal);
         self.gauges();
         self.probes.signal = Some(signal);

@@ -20,7 +20,11 @@ pub enum Wake {
     Apply,
     Upload(BlobId),
     /// An exporter reads the store.
-    Export { account: String, snapshot: u64, bodies: bool },
+    Export {
+        account: String,
+        snapshot: u64,
+        bodies: bool,
+    },
     /// Once a second.
     Second,
     Dial(NodeId),
@@ -31,27 +35,55 @@ pub enum Wake {
 /// What happens.
 #[derive(Clone, Debug)]
 pub enum Event {
-    Arrives { link: LinkId, end: usize, packet: Packet },
-    Broken { link: LinkId, end: usize },
-    Agent { node: NodeId, life: u64, wake: Wake },
+    Arrives {
+        link: LinkId,
+        end: usize,
+        packet: Packet,
+    },
+    Broken {
+        link: LinkId,
+        end: usize,
+    },
+    Agent {
+        node: NodeId,
+        life: u64,
+        wake: Wake,
+    },
     /// The agent starts, if it does not run.
-    Start { node: NodeId },
+    Start {
+        node: NodeId,
+    },
     /// The host has power again, if it had none.
-    PowerOn { node: NodeId },
+    PowerOn {
+        node: NodeId,
+    },
     /// A frozen agent, or its whole host, goes on.
-    Thaw { node: NodeId },
+    Thaw {
+        node: NodeId,
+    },
     /// The store's processes run again.
-    StoreUp { node: NodeId },
+    StoreUp {
+        node: NodeId,
+    },
     /// The user of an account does something.
-    User { account: usize },
+    User {
+        account: usize,
+    },
     /// A session publishes what it committed; `number` names the change.
-    Publish { number: u64 },
+    Publish {
+        number: u64,
+    },
     Fault,
     /// A blocked or slow way is free again.
-    Unblock { from: NodeId, to: NodeId },
+    Unblock {
+        from: NodeId,
+        to: NodeId,
+    },
     CentralUp,
     /// A slow disk is fast again.
-    DiskFast { node: NodeId },
+    DiskFast {
+        node: NodeId,
+    },
     /// The faults end.
     Calm,
     Second,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use understudy_agent::clock::MonoNs;
 use understudy_agent::store::memory::MemoryStore;
-use understudy_agent::store::{ApplyItem, DumpOptions, Outcome, Status, Store, StoreError};
+use understudy_agent::store::{ApplyItem, DumpOptions, MailboxMark, Outcome, RaiseGap, Status, Store, StoreError};
 use understudy_types::id::NodeId;
 use understudy_types::op::Op;
 
@@ -168,6 +168,14 @@ impl Store for Door {
 
     fn accounts(&mut self, sink: &mut dyn FnMut(String)) -> Result<(), StoreError> {
         self.store.accounts(sink)
+    }
+
+    fn raise(&mut self, account: &str, gap: RaiseGap) -> Result<Vec<MailboxMark>, StoreError> {
+        self.store.raise(account, gap)
+    }
+
+    fn kick(&mut self, accounts: &[String]) -> Result<u64, StoreError> {
+        self.store.kick(accounts)
     }
 
     fn version(&mut self) -> Result<String, StoreError> {

@@ -95,9 +95,7 @@ impl Agent {
         if let Some(blob) = decoded.blob() {
             self.body(group, &record.account, seq, blob, out);
         }
-        if waits
-            && let Some(own) = self.own.get_mut(&group)
-        {
+        if waits && let Some(own) = self.own.get_mut(&group) {
             own.acks.wait(waiting(seq));
             self.dirty.insert(group);
         }
@@ -169,10 +167,8 @@ impl Agent {
                 let header = frame.header();
                 if out.trace.is_kept() {
                     let (first, last, epoch) = (header.first_sequence, header.last_sequence(), header.epoch);
-                    out.trace.line(
-                        out.queue.now_ns(),
-                        format_args!("n{} seals g{group} {first}..{last} e{epoch}", self.me),
-                    );
+                    out.trace
+                        .line(out.queue.now_ns(), format_args!("n{} seals g{group} {first}..{last} e{epoch}", self.me));
                 }
                 out.checker.sealed(self.me, header, frame.hash());
                 own.in_flight.push_back(FrameMeta::of(&frame));
@@ -338,7 +334,7 @@ impl Agent {
                     }
                 })
                 .collect();
-            for Ready { at, status, .. } in own.acks.ready(own.journaled, &acked) {
+            for Ready { at, status, .. } in own.acks.ready(own.journaled, &acked, u64::MAX) {
                 let number = u64::from(at.slot);
                 let replicated = status == Status::Replicated;
                 out.checker.acked(number, replicated);

@@ -13,9 +13,9 @@ mod roles;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use understudy_agent::apply::ApplyEvent;
 use understudy_agent::apply::park::Parked;
 use understudy_agent::apply::worker::{Means, Shift};
-use understudy_agent::apply::ApplyEvent;
 use understudy_agent::batch::GroupBatch;
 use understudy_agent::clock::MonoNs;
 use understudy_agent::frame::{Frame, FrameCodec};

@@ -39,7 +39,10 @@ pub enum Role {
     /// It was active and journals what it captured.
     StepsDown(Assignment),
     /// It is to be active: the fence is on its way to the disk, or the journal's tail to the store.
-    StepsUp { assignment: Assignment, fenced: bool },
+    StepsUp {
+        assignment: Assignment,
+        fenced: bool,
+    },
     /// It keeps nothing of the group.
     Nothing(Assignment),
 }
@@ -124,7 +127,7 @@ impl Agent {
             }
             _ if assignment.active == self.me => self.step_up(assignment, out),
             Some(Role::Follows(_)) if assignment.replicas.contains(&self.me) => {
-                self.receiver.active(group, assignment.active, assignment.epoch);
+                let _ = self.receiver.follow(group, assignment.active, assignment.epoch, None);
                 Role::Follows(assignment.clone())
             }
             _ if assignment.replicas.contains(&self.me) => self.follow(assignment, &state, out),
@@ -180,7 +183,8 @@ impl Agent {
                 Role::StepsUp { assignment, fenced: true } => {
                     let state = self.reader.group(group).unwrap_or_default();
                     let applied = self.applied.get(&group).copied();
-                    let ready = applied == Some(state.tail.sequence.0) && self.parked.values().all(|(of, _)| *of != group);
+                    let ready =
+                        applied == Some(state.tail.sequence.0) && self.parked.values().all(|(of, _)| *of != group);
                     if ready && !host.trouble().down {
                         let role = self.serve(assignment, &state, host, out);
                         self.raise(group, host, out);
@@ -249,7 +253,8 @@ impl Agent {
             ring_journaled,
         };
         self.own.insert(group, own);
-        self.shift.close(group);
+        self.shift.rebase(group, state.tail.sequence.0);
+        self.shift.stand(group, state.tail.sequence.0);
         self.parked.retain(|_, (of, _)| *of != group);
         let replicas = assignment.replicas.clone();
         self.ship(ShipEvent::Opened { group, epoch, first: state.first, tail: state.tail, replicas }, host, out);

@@ -52,7 +52,11 @@ impl Director {
     /// What an active knew of its replicas goes with it; we remember it.
     pub(super) fn agent_died(&mut self, agent: &Agent, plan: &Plan) {
         for group in &plan.groups {
-            if self.assignments.get(&group.id).is_some_and(|of| of.active == agent.me && agent.serves(group.id, of.epoch)) {
+            if self
+                .assignments
+                .get(&group.id)
+                .is_some_and(|of| of.active == agent.me && agent.serves(group.id, of.epoch))
+            {
                 self.in_sync.insert(group.id, agent.in_sync(group.id));
             }
         }
@@ -86,7 +90,9 @@ impl World {
         let Some(now) = self.director.assignments.get(&group).cloned() else { return };
         let active = self.index(now.active);
         // One change at a time: whoever was told last must have got there.
-        if !self.nodes[active].host.ring.serves.contains(&group) || self.nodes[active].host.memory.served(group) > now.epoch {
+        if !self.nodes[active].host.ring.serves.contains(&group)
+            || self.nodes[active].host.memory.served(group) > now.epoch
+        {
             return;
         }
         let in_sync = match &self.nodes[active].agent {
@@ -98,7 +104,11 @@ impl World {
             let super::Node { host, agent } = &self.nodes[self.index(*node)];
             let whole = agent.as_ref().is_some_and(|agent| agent.is_complete(group));
             let reached = self.director.reaches(*node, &self.out.net, &self.out.plan);
-            in_sync.contains(node) && whole && reached && host.frozen == Frozen::Nothing && self.out.checker.holds_all(*node, group)
+            in_sync.contains(node)
+                && whole
+                && reached
+                && host.frozen == Frozen::Nothing
+                && self.out.checker.holds_all(*node, group)
         };
         let fit: Vec<NodeId> = now.replicas.iter().copied().filter(fit).collect();
         let Some(next) = self.random.pick(&fit).copied() else { return };

@@ -453,7 +453,10 @@ impl World {
             Some(why) => {
                 self.well_since_ns = None;
                 if now > self.calm_at_ns + RECOVERY_NS_MAX {
-                    self.out.checker.fail(format!("not well {} s after the last fault: {why}", (now - self.calm_at_ns) / SECOND_NS));
+                    self.out.checker.fail(format!(
+                        "not well {} s after the last fault: {why}",
+                        (now - self.calm_at_ns) / SECOND_NS
+                    ));
                 }
             }
         }
