@@ -136,7 +136,8 @@ fn next(shared: &(Mutex<Waiting>, Condvar)) -> Option<Job> {
     }
 }
 
-/// Reads, keeps, then raises; gives the marks as they are at least now. What was kept for this epoch stays: raised once more after a crash, it would not be true.
+/// Reads, keeps, then raises; gives the marks as they are at least now. What was kept for this epoch stays: read once
+/// more after a crash, it would not be true.
 fn raise(store: &mut dyn Store, forks: &Forks, job: &Job, gap: RaiseGap) -> Result<Vec<MailboxMark>, String> {
     let known = forks.of(job.group, &job.account).map_err(|error| error.to_string())?;
     if known.is_none_or(|(epoch, _)| epoch < job.epoch) {

@@ -9,18 +9,16 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use understudy_types::id::{Epoch, GroupId, NodeId, Sequence};
 use understudy_types::message::{Message, Position};
-use understudy_types::op::{Mailbox, Op};
 
-use super::core::{Core, Own};
+use super::core::Core;
 use super::council::kick::Kicker;
-use super::raise::{Raised, Raiser};
+use super::raise::Raiser;
 use super::stood::Stood;
-use crate::batch::GroupBatch;
 use crate::capture::view::Seat;
-use crate::clock::{self, MonoNs};
+use crate::clock::MonoNs;
 use crate::config::model::Automation;
 use crate::config::placement::Group;
-use crate::coordinator::record::{Cause, GroupRecord};
+use crate::coordinator::record::Cause;
 use crate::failover::{Desired, Role, Stands};
 use crate::journal::Token;
 use crate::ship::ShipEvent;
@@ -47,14 +45,14 @@ pub(super) struct Standing {
     pub desired: Desired,
     pub stage: Stage,
     /// Accounts that are not ready to be served; only after a promotion.
-    opening: BTreeSet<String>,
-    ready: HashSet<String>,
+    pub opening: BTreeSet<String>,
+    pub ready: HashSet<String>,
     /// When the stage or the role changed last.
     since: MonoNs,
     /// Until sessions were told so often, some may not know of the last change of the seat.
     seat_told_at: u64,
     /// The journal is to refuse lower epochs, and had no room for the order.
-    fence_due: bool,
+    pub fence_due: bool,
     pub told: Option<Stands>,
 }
 
@@ -68,12 +66,12 @@ pub(super) struct Roles {
     /// Every account that was ever heard of here.
     pub names: BTreeSet<String>,
     /// Where replicas stand in groups that this node does not know to be its own yet.
-    early: BTreeMap<(GroupId, NodeId), (LinkId, Position)>,
+    pub early: BTreeMap<(GroupId, NodeId), (LinkId, Position)>,
     /// To be told to the active nodes at the end of the turn.
     positions: BTreeMap<LinkId, Vec<Position>>,
     seats_changed: bool,
     /// Groups that are on their way from one role to another.
-    moving: BTreeSet<GroupId>,
+    pub moving: BTreeSet<GroupId>,
     /// When all groups are looked at again for the decider.
     pub next_look: MonoNs,
     /// Epochs whose changes of this node alone are with the active.
@@ -267,134 +265,6 @@ impl Core {
         self.roles.moving.insert(group);
     }
 
-    /// A group that nobody else was active for since: nothing is to be fenced, applied or raised.
-    fn may_open_at_once(&self, group: GroupId) -> bool {
-        let Some(standing) = self.roles.groups.get(&group) else { return false };
-        let record = &standing.desired.record;
-        !self.roles.shared
-            || self.roles.stood.get(group).is_some_and(|stood| stood.epoch == record.epoch)
-            || (record.epoch == 1 && record.cause == Cause::Placement)
-    }
-
-    /// Fences the node before, and looks whether all that was accepted from it is durable and applied.
-    fn has_taken_over(&mut self, group: GroupId) -> bool {
-        let Some(standing) = self.roles.groups.get_mut(&group) else { return false };
-        let epoch = standing.desired.record.epoch();
-        let first = self.receiver.positions(group).is_some_and(|at| at.epoch < epoch);
-        standing.fence_due |= first;
-        let idle = self.receiver.take_over(group, self.node, epoch)
-            && !self.unsent.iter().any(|(frame, _)| frame.header().group == group);
-        let tail = self.reader.tail(group).sequence.0;
-        let applied = self.board.lock().applied.get(&group).copied().unwrap_or(0);
-        if idle && applied < tail {
-            self.workers.wake(group);
-        }
-        idle && applied >= tail
-    }
-
-    /// Opens the group's stream here.
-    fn open_own(&mut self, group: GroupId) -> Option<Stage> {
-        let standing = self.roles.groups.get(&group)?;
-        let record = standing.desired.record.clone();
-        self.roles.stood.put(group, &record);
-        if let Err(error) = self.roles.stood.save() {
-            tracing::error!(group = group.0, %error, "cannot note that this node stands for the group; it is not served");
-            return None;
-        }
-        let tail = self.reader.tail(group);
-        let first = self.reader.group(group).map_or(Sequence(0), |state| state.first);
-        let generation = self.capture.generation;
-        let ring = self.recovered.groups.get(&group).map(|state| state.ring.clone()).unwrap_or_default();
-        let replicas = record.replicas();
-        self.own.insert(
-            group,
-            Own {
-                batch: GroupBatch::new(self.cluster, self.node, group, record.epoch(), tail),
-                journaled: tail.sequence.0,
-                told: tail.sequence,
-                inherited: tail.sequence.0,
-                replicas: replicas.clone(),
-                acked: BTreeMap::new(),
-                acks: super::acks::Acks::default(),
-                in_flight: std::collections::VecDeque::new(),
-                ring_journaled: ring.iter().find(|(of, _)| *of == generation).map(|(_, index)| *index),
-            },
-        );
-        self.receiver.close(group);
-        if self.roles.shared {
-            // After a restart the cursor stands where this node was a replica last. What came after was captured from
-            // the store here: replayed, an old snapshot would take away what is newer (seen: an empty INBOX).
-            self.workers.rebase(group, tail.sequence.0);
-            self.workers.stand(group, tail.sequence.0);
-        }
-        let names = self.names_of(group);
-        self.assume_copies(group, &record, &names);
-        self.ship(ShipEvent::Opened { group, epoch: record.epoch(), first, tail, replicas: replicas.clone() });
-        for peer in replicas {
-            if let Some((link, position)) = self.roles.early.remove(&(group, peer)) {
-                self.ship(ShipEvent::Positions { peer, link, positions: vec![position] });
-            }
-        }
-        self.begin_opening(group, &record, &names);
-        names.iter().for_each(|account| self.seen(account));
-        self.take_up_debts(group);
-        Some(Stage::Active)
-    }
-
-    /// After a promotion every account is raised before its first client.
-    fn begin_opening(&mut self, group: GroupId, record: &GroupRecord, names: &[String]) {
-        let promoted = matches!(record.cause, Cause::Failover | Cause::Forced) && record.base.is_none();
-        let parked: HashSet<String> = self.board.lock().parked.keys().cloned().collect();
-        let Some(standing) = self.roles.groups.get_mut(&group) else { return };
-        standing.ready.clear();
-        standing.opening.clear();
-        if promoted {
-            standing.opening.extend(names.iter().cloned());
-            for account in names.iter().filter(|account| !parked.contains(*account)) {
-                self.roles.raiser.want(group, record.epoch(), account, false);
-            }
-        }
-    }
-
-    /// An account was raised, or could not be.
-    pub(super) fn raised(&mut self, raised: Raised) {
-        let Some(standing) = self.roles.groups.get_mut(&raised.group) else { return };
-        if standing.desired.record.epoch() != raised.epoch || standing.stage != Stage::Active {
-            return;
-        }
-        if let Some(error) = raised.error {
-            tracing::warn!(account = raised.account, error, "the account cannot be served yet; it is tried again");
-            return;
-        }
-        standing.opening.remove(&raised.account);
-        standing.ready.insert(raised.account.clone());
-        self.roles.moving.insert(raised.group);
-        // The replay service is not captured, and replicas are to have the same counters.
-        for mark in raised.marks {
-            let mailbox = Mailbox {
-                guid: mark.guid,
-                name: mark.name,
-                uid_validity: mark.uid_validity,
-                next_uid: mark.next_uid,
-                highest_modseq: mark.highest_modseq,
-                ..Mailbox::default()
-            };
-            let op = Op::MailboxUpdated { mailbox, snapshot: 0 };
-            let _ = self.push(raised.group, &raised.account, clock::wall_ns(), &op.encode(), None);
-        }
-    }
-
-    /// A session asks for an account that was never heard of: it is raised before the others.
-    pub(super) fn asked_for(&mut self, account: &str) {
-        let group = self.view.read().placement.group_of(account);
-        let Some(standing) = self.roles.groups.get_mut(&group) else { return };
-        let is_opening = standing.stage == Stage::Active && !standing.opening.is_empty();
-        if is_opening && !standing.ready.contains(account) {
-            standing.opening.insert(account.to_owned());
-            self.roles.raiser.want(group, standing.desired.record.epoch(), account, true);
-        }
-    }
-
     /// Its record changed while it is active: other replicas, or a new epoch of its own.
     fn go_on(&mut self, group: GroupId) -> Option<Stage> {
         let standing = self.roles.groups.get(&group)?;
@@ -524,20 +394,6 @@ impl Core {
         self.roles.names.iter().filter(of).cloned().collect()
     }
 
-    /// Replicas that were in sync, and the node that was active before, have whole copies.
-    fn assume_copies(&mut self, group: GroupId, record: &GroupRecord, names: &[String]) {
-        if record.cause == Cause::Placement || record.epoch == 1 {
-            return;
-        }
-        let whole: BTreeSet<NodeId> = record.in_sync().chain(record.before.and_then(NodeId::new)).collect();
-        for account in names {
-            self.accounts.see(account, group);
-        }
-        if let Err(error) = self.accounts.copied(names.iter().map(String::as_str), &whole) {
-            tracing::warn!(group = group.0, %error, "cannot note who has copies; they are made again after a restart");
-        }
-    }
-
     /// Whether changes that only this node has must go to the active before it follows.
     fn must_merge(&mut self, group: GroupId) -> bool {
         let Some(standing) = self.roles.groups.get(&group) else { return false };
@@ -553,7 +409,8 @@ impl Core {
             .as_ref()
             .is_some_and(|base| base.sequence == tail.sequence.0 && base.hash == hex::encode(tail.hash));
         // A planned move left nothing behind; after anything else the store itself is looked at.
-        !(planned && same) && !self.is_merged(group, record.epoch())
+        let left_nothing = planned && same;
+        !left_nothing && !self.is_merged(group, record.epoch())
     }
 
     fn is_merged(&mut self, group: GroupId, epoch: Epoch) -> bool {

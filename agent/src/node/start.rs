@@ -12,14 +12,15 @@ use anyhow::{Context, anyhow};
 use crossbeam::channel::{Sender, bounded, unbounded};
 use understudy_ring::{ConsumerOptions, Geometry};
 use understudy_types::beat::Beat;
-use understudy_types::id::{GroupId, NodeId};
+use understudy_types::id::NodeId;
 
 use super::accounts::Accounts;
 use super::admin::NodeAdmin;
 use super::board::Board;
+use super::convene::{convene, first_roles};
 use super::core::Core;
+use super::council::Council;
 use super::council::kick::Kicker;
-use super::council::{self, Council};
 use super::merging::Merging;
 use super::query::Query;
 use super::raise::Raiser;
@@ -41,16 +42,13 @@ use crate::blob::s3::{S3, S3Config};
 use crate::blob::spool::Spool;
 use crate::blob::upload::Uploader;
 use crate::capture::Capture;
-use crate::capture::view::{Seat, SharedView, View, policy};
+use crate::capture::view::{SharedView, View, policy};
 use crate::clock;
 use crate::config::model::{BlobKind, CoordinatorKind, IoBackend, ProbeMode};
 use crate::config::{Config, Loaded, Placement};
 use crate::control::{self, Control};
-use crate::coordinator;
-use crate::coordinator::client::CoordinatorClient;
-use crate::coordinator::record::{Cause, GroupRecord};
 use crate::evidence::{self, EvidenceConfig, EvidenceThread};
-use crate::failover::{Desired, Input, Placed, Role, Settings};
+use crate::failover::Input;
 use crate::frame::FrameCodec;
 use crate::journal::{self, Journal, JournalConfig};
 use crate::limits::{CAPTURE_QUEUE_MAX, EVENTS_MAX, JOURNAL_CACHE_BYTES, STORE_EXPORT_MS_MAX};
@@ -412,116 +410,6 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         queries,
     };
     Ok(Started { core, inbox, control, routing })
-}
-
-/// Without a coordinator placement is as configured. With one, this node is what it was when it stopped, and serves
-/// nobody until the coordinator has been heard: so that what the ring holds goes into the streams that it belongs to.
-fn first_roles(core: &mut Core) {
-    let why = |text: &str| text.to_owned();
-    let mut wanted = Vec::new();
-    if core.roles.is_shared() {
-        let groups: Vec<GroupId> = core.view.read().placement.groups().iter().map(|group| group.id).collect();
-        core.view.change(|view| {
-            for group in groups {
-                view.seats.insert(group, Seat::Fenced(why("the coordinator was not heard yet")));
-            }
-        });
-        for (group, record) in core.roles.stood.iter() {
-            wanted.push(Desired {
-                group,
-                role: Role::Fenced,
-                record: record.clone(),
-                required: BTreeSet::new(),
-                hold: false,
-                number: 0,
-                why: why("the coordinator was not heard yet"),
-            });
-        }
-    } else {
-        for group in core.view.read().placement.groups() {
-            let role = if group.active == core.node {
-                Role::Serve
-            } else if group.replicas.contains(&core.node) {
-                Role::Follow
-            } else {
-                Role::None
-            };
-            let record = GroupRecord {
-                epoch: group.epoch.0,
-                active: group.active.get(),
-                replicas: group.replicas.iter().map(|node| node.get()).collect(),
-                in_sync: BTreeSet::new(),
-                before: None,
-                base: None,
-                cause: Cause::Placement,
-                move_to: None,
-                replicas_wanted: None,
-                move_at_wall_ns: 0,
-                since_wall_ns: 0,
-            };
-            let why = why("as configured");
-            wanted.push(Desired {
-                group: group.id,
-                role,
-                record,
-                required: BTreeSet::new(),
-                hold: false,
-                number: 0,
-                why,
-            });
-        }
-    }
-    wanted.into_iter().for_each(|desired| core.desire(Box::new(desired)));
-}
-
-/// Starts the council.
-fn convene(
-    core: &Core,
-    queries: &Sender<Query>,
-    inputs: crossbeam::channel::Receiver<Input>,
-    asks: crossbeam::channel::Receiver<council::Ask>,
-) -> anyhow::Result<()> {
-    let config = &core.config;
-    let failover = &config.failover;
-    let ms = |ms: u64| ms * 1_000_000;
-    let settings = Settings {
-        node: core.node,
-        incarnation: clock::wall_ns(),
-        mode: failover.mode,
-        lease_ns: ms(failover.lease_ms),
-        renew_ns: ms(failover.renew_ms),
-        store_stall_ns: ms(failover.store_stall_ms),
-        drift_ppm: failover.drift_ppm,
-        in_sync_timeout_ns: ms(failover.in_sync_timeout_ms),
-        dwell_ns: ms(failover.dwell_ms),
-        site: config.node.site.clone(),
-        priority: config.node.priority,
-        no_failover: config.node.no_failover,
-        capacity_groups: config.node.capacity_groups,
-        cross_site: failover.cross_site,
-        fence_hook: failover.fence_hook.is_some(),
-        placement: Placement::build(config)
-            .map_err(|_| anyhow!("the placement cannot be built"))?
-            .groups()
-            .iter()
-            .map(|group| Placed { group: group.id, active: group.active, replicas: group.replicas.clone() })
-            .collect(),
-    };
-    let coordinator = coordinator::open(config)?.ok_or_else(|| anyhow!("`coordinator.kind` is `none`"))?;
-    let (events, inbox) = unbounded();
-    let client = CoordinatorClient::start(coordinator, sender(events))?;
-    council::start(council::Parts {
-        settings,
-        coordinator: client,
-        events: inbox,
-        inputs,
-        asks,
-        transport: core.transport.clone(),
-        lease: core.capture.write_lease(),
-        queries: queries.clone(),
-    })
-    .map(drop)
-    .context("cannot start the council")
 }
 
 /// Opens the doors for proxies, where there are any. Only then must every node have addresses for them.

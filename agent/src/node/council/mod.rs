@@ -1,8 +1,8 @@
 //! The council: the thread that runs the decider of failover, and carries out what it wants.
 //!
-//! Owns: the decider, the coordinator's client, the ring's time limit, and what is said to peers. What can hurt: waiting
-//! for anything: a lease is lost by it. So the event loop, the coordinator, the peers and the store are only ever told;
-//! kicks and hooks run in threads of their own. Refuses: deciding.
+//! Owns: the decider, the coordinator's client, the ring's time limit, and what is said to peers. What can hurt:
+//! waiting for anything: a lease is lost by it. So the event loop, the coordinator, the peers and the store are only
+//! ever told; kicks and hooks run in threads of their own. Refuses: deciding.
 
 pub(super) mod kick;
 mod translate;
