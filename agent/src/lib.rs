@@ -36,6 +36,7 @@ pub mod suspect;
 pub mod canary;
 
 pub mod coordinator;
+pub mod pause;
 pub mod failover;
 pub mod fence;
 

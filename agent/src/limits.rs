@@ -82,6 +82,41 @@ pub const APPLY_IDLE_MS: u64 = 1_000;
 /// How long an apply worker waits after the store could not be asked, in milliseconds.
 pub const APPLY_STORE_RETRY_MS: u64 = 100;
 
+/// Bytes of a pause's reason or owner. Longer ones are refused.
+pub const PAUSE_TEXT_BYTES_MAX: usize = 500;
+/// Pauses in force at one time. Past it no more are taken.
+pub const PAUSES_MAX: usize = 1_000;
+/// Operations in one request that brings messages back. More go in several.
+pub const RESTORE_MESSAGES_MAX: usize = 128;
+/// Problems of an undo that its report names.
+pub const UNDO_PROBLEMS_MAX: usize = 10;
+/// How long a peer may take over an undo, in milliseconds. Past it the undo goes on, and its report is lost.
+pub const UNDO_MS_MAX: u64 = 600_000;
+/// How long bodies that are not in central storage yet may take to get there before an undo, in milliseconds.
+pub const UNDO_UPLOAD_MS_MAX: u64 = 60_000;
+/// How many times an account's habit is a storm.
+pub const BRAKE_FACTOR: u64 = 10;
+/// After so many minutes an account's habit counts half: 30 days.
+pub const BRAKE_HABIT_HALF_MINUTES: u64 = 30 * 24 * 60;
+/// How many operations the deletion of one mailbox counts as.
+pub const BRAKE_MAILBOX_WEIGHT: u64 = 10;
+/// How long expunges wait for a deletion of their mailbox where only those are held, in seconds.
+pub const EXPUNGE_GRACE_S: u64 = 5;
+/// Expunges so long before the deletion of their mailbox are part of it, in seconds.
+pub const MAILBOX_DELETE_SPAN_S: u64 = 60;
+/// Held operations of one account. Past it the oldest are applied before their time, which is said in the log.
+pub const HELD_ACCOUNT_OPS_MAX: usize = 200_000;
+/// How often a group's held operations are looked at, in milliseconds.
+pub const HELD_LOOK_MS: u64 = 1_000;
+/// Wait before held operations whose time has come are tried again after the store refused them, in milliseconds.
+pub const HELD_RETRY_MS: u64 = 10_000;
+/// Operations of an account that are sent to the store alone, after the store died twice over the account.
+pub const POISON_SUSPECT_TRIES: u32 = 2;
+/// Deaths of the store over one account in a row after which the account is set aside.
+pub const POISON_TRIES_MAX: u32 = 5;
+/// Wait before an account that killed the store is tried again, in milliseconds; an administrator may say "now".
+pub const POISON_RETRY_MS: u64 = 600_000;
+
 /// Bytes of frames that a peer may have sent and this node not yet journaled, per connection. Past it the peer waits.
 /// At least two of the largest frames, so that one is under way while the other is journaled.
 pub const CREDIT_BYTES: u64 = 8 << 20;

@@ -10,18 +10,19 @@ use std::time::Duration;
 use understudy_types::id::{GroupId, Sequence};
 use understudy_types::op::Op;
 
+use super::brake::{Brake, Trip};
 use super::cursor::{CursorError, Remember, Update};
-use super::describe::describe;
-use super::filter::{Filter, Verdict};
+use super::filter::Filter;
+use super::hold::Shelf;
+use super::live::Deaths;
+use super::orders::Orders;
 use super::park::{Lot, Parked, Reason};
-use super::request::{Batch, apply_counted, is_fine};
-use crate::blob::BlobError;
-use crate::blob::cache::{Bodies, Body};
+use crate::blob::cache::Bodies;
 use crate::clock::MonoNs;
 use crate::frame::{Frame, FrameCodec, FrameError};
 use crate::journal::{JournalReader, ReadError};
-use crate::limits::{APPLY_OPS_MAX, APPLY_READ_BYTES, APPLY_REMEMBER_OPS, CURSOR_DURABLE_MS, FILTER_ACCOUNTS_MAX};
-use crate::store::{ApplyItem, Outcome, Status, Store, StoreError};
+use crate::limits::{APPLY_READ_BYTES, APPLY_REMEMBER_OPS, CURSOR_DURABLE_MS, FILTER_ACCOUNTS_MAX};
+use crate::store::{Status, Store, StoreError};
 
 /// Why replay of a group stopped for now. It is tried again; nothing was passed over.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,19 @@ pub enum ApplyEvent {
         account: String,
         bodies: bool,
     },
+    /// What the account holds has changed: how many operations, and whether its brake is on.
+    Holds {
+        group: GroupId,
+        account: String,
+        held: u64,
+        trip: Option<Trip>,
+    },
+    /// A storm tripped the account's brake.
+    Braked {
+        group: GroupId,
+        account: String,
+        trip: Trip,
+    },
     /// One request to the store took so long.
     Took {
         ns: u64,
@@ -108,11 +122,23 @@ pub struct Tools<'a> {
     pub cursors: &'a dyn Remember,
     pub codec: &'a mut FrameCodec,
     pub report: &'a mut dyn FnMut(ApplyEvent),
+    pub orders: &'a dyn Orders,
     pub now: MonoNs,
+    /// For times that people set: hold windows and pauses.
+    pub wall_ns: u64,
 }
 
-/// Operations of one account with their sequences, in order. An operation that cannot be read is kept as its error.
-pub(super) type Run = Vec<(u64, Result<Op, String>)>;
+/// One operation of an account. One that cannot be read is kept as its error.
+#[derive(Clone, Debug)]
+pub(super) struct Given {
+    pub(super) seq: u64,
+    /// When it was captured.
+    pub(super) wall_ns: u64,
+    pub(super) op: Result<Op, String>,
+}
+
+/// Operations of one account, in order.
+pub(super) type Run = Vec<Given>;
 
 /// Replay of one group.
 pub struct GroupApplier {
@@ -125,13 +151,25 @@ pub struct GroupApplier {
     /// Operations up to here may have been applied before: the store's part of an attempt outlives a crash or an error.
     pub(super) again_until: u64,
     /// Last operation that was read for an attempt.
-    read_until: u64,
+    pub(super) read_until: u64,
     /// Parked accounts whose snapshot is complete, as far as is known.
     complete: BTreeSet<String>,
     /// The applied position that was told last.
     told: u64,
     /// What comes after this position was captured from the store here, and is not applied to it.
-    ceiling: Option<u64>,
+    pub(super) ceiling: Option<u64>,
+    pub(super) shelf: Shelf,
+    pub(super) brakes: HashMap<String, Brake>,
+    /// Accounts whose held operations the store did not take, until they are tried again.
+    pub(super) held_retry: HashMap<String, MonoNs>,
+    /// Accounts whose held operations or brake changed since that was told.
+    pub(super) touched: BTreeSet<String>,
+    /// When held operations are looked at next.
+    pub(super) release_at: MonoNs,
+    /// Accounts over which the store died.
+    pub(super) deaths: HashMap<String, Deaths>,
+    /// The group is paused.
+    stopped: bool,
 }
 
 impl GroupApplier {
@@ -141,6 +179,7 @@ impl GroupApplier {
     /// When cursor or journal cannot be read.
     pub fn open(group: GroupId, tools: &mut Tools<'_>) -> Result<Self, ApplyError> {
         let (applied, parked) = tools.cursors.load(group)?;
+        let holds = tools.cursors.holds(group)?;
         let lot = Lot::restore(parked, tools.now);
         // The end of a snapshot may stand before the cursor, if the agent or the store died while it was brought about.
         let waits = |parked: &Parked| matches!(parked.reason, Reason::Snapshot { .. });
@@ -157,7 +196,15 @@ impl GroupApplier {
             complete,
             told: applied,
             ceiling: None,
+            touched: holds.held.iter().map(|(_, held)| held.account.clone()).collect(),
+            shelf: Shelf::restore(holds.held),
+            brakes: holds.brakes.into_iter().collect(),
+            held_retry: HashMap::new(),
+            release_at: tools.now,
+            stopped: false,
+            deaths: HashMap::new(),
         };
+        this.touched.extend(this.brakes.iter().filter(|(_, b)| b.trip().is_some()).map(|(account, _)| account.clone()));
         let mut from = applied.saturating_sub(APPLY_REMEMBER_OPS) + 1;
         loop {
             let frames = match read_at(tools.frames, group, from) {
@@ -173,9 +220,13 @@ impl GroupApplier {
             from = last.last_sequence().0 + 1;
             this.again_until = this.again_until.max(from - 1);
             for frame in &frames {
-                for (seq, account, op) in opened(tools.codec, frame)? {
-                    let (filter, Ok(op)) = (this.filter(&account), op) else { continue };
-                    if seq <= applied { filter.remember(&op) } else { filter.foresee(&op) }
+                for (account, given) in opened(tools.codec, frame)? {
+                    let Ok(op) = given.op else { continue };
+                    if given.seq <= applied {
+                        this.filter(&account).remember(&op);
+                    } else if !this.will_hold(&account, given.seq, &op, tools) {
+                        this.filter(&account).foresee(&op);
+                    }
                 }
             }
         }
@@ -186,6 +237,12 @@ impl GroupApplier {
     #[must_use]
     pub fn applied(&self) -> u64 {
         self.applied
+    }
+
+    /// Whether there is something to do although no frame came.
+    #[must_use]
+    pub fn wants_turn(&self, wall_ns: u64) -> bool {
+        self.stopped || !self.lot.is_empty() || self.shelf.next_due_wall_ns().is_some_and(|due| due <= wall_ns)
     }
 
     /// The accounts set aside.
@@ -231,10 +288,16 @@ impl GroupApplier {
     }
 
     fn attempt(&mut self, tools: &mut Tools<'_>) -> Result<bool, ApplyError> {
-        for account in self.lot.due(tools.now) {
+        self.stopped = tools.orders.group_paused(self.group, tools.wall_ns).is_some();
+        if self.stopped {
+            self.flush(tools, false)?;
+            return Ok(false);
+        }
+        for account in self.lot.due(tools.now).into_iter().chain(self.resumed(tools)) {
             self.catch_up(&account, tools)?;
         }
         self.look_again(tools)?;
+        self.release_due(tools)?;
         for (account, bodies) in self.lot.ask(tools.now) {
             (tools.report)(ApplyEvent::Ask { group: self.group, account, bodies });
         }
@@ -251,15 +314,15 @@ impl GroupApplier {
         let mut order: Vec<String> = Vec::new();
         let mut runs: HashMap<String, Run> = HashMap::new();
         for frame in &frames {
-            for (seq, account, op) in opened(tools.codec, frame)? {
-                if seq <= self.applied {
+            for (account, given) in opened(tools.codec, frame)? {
+                if given.seq <= self.applied {
                     continue;
                 }
                 let run = runs.entry(account.clone()).or_default();
                 if run.is_empty() {
                     order.push(account);
                 }
-                run.push((seq, op));
+                run.push(given);
             }
         }
         for account in order {
@@ -295,12 +358,38 @@ impl GroupApplier {
         }
     }
 
+    /// Sets a paused account aside, from where it stopped or from `seq` on. `false`: it is not paused.
+    pub(super) fn pause(&mut self, account: &str, seq: u64, tools: &mut Tools<'_>) -> bool {
+        let Some(detail) = tools.orders.account_paused(self.group, account, tools.wall_ns) else { return false };
+        let parked = self.lot.get(account);
+        if parked.is_none_or(|parked| parked.reason != Reason::Paused) {
+            let since_seq = parked.map_or(seq, |parked| parked.since_seq);
+            self.park(account, Parked { since_seq, detail, reason: Reason::Paused }, tools);
+        }
+        true
+    }
+
+    /// Accounts whose pause is over.
+    fn resumed(&self, tools: &Tools<'_>) -> Vec<String> {
+        let paused = self.lot.iter().filter(|(_, parked)| parked.reason == Reason::Paused);
+        paused
+            .filter(|(account, _)| tools.orders.account_paused(self.group, account, tools.wall_ns).is_none())
+            .map(|(account, _)| account.to_owned())
+            .collect()
+    }
+
     /// Takes an account's operations of one step. `true` when a snapshot of it became complete.
     fn take(&mut self, account: &str, run: Run, tools: &mut Tools<'_>) -> Result<bool, ApplyError> {
+        if let Some(first) = run.first()
+            && self.pause(account, first.seq, tools)
+        {
+            return Ok(false);
+        }
         let mut complete = false;
         let mut ready: Run = Vec::new();
-        for (seq, op) in run {
-            match (&op, self.lot.get(account).map(|parked| parked.reason.clone())) {
+        for given in run {
+            let seq = given.seq;
+            match (&given.op, self.lot.get(account).map(|parked| parked.reason.clone())) {
                 (Ok(Op::ResyncBegin { snapshot }), _) => {
                     let first = std::mem::take(&mut ready);
                     self.apply_live(account, first, tools)?;
@@ -313,180 +402,11 @@ impl GroupApplier {
                     complete = true;
                 }
                 (_, Some(_)) => self.lot.progress(account, tools.now),
-                (_, None) => ready.push((seq, op)),
+                (_, None) => ready.push(given),
             }
         }
         self.apply_live(account, ready, tools)?;
         Ok(complete)
-    }
-
-    /// Applies operations of an account in order; parks it at the first that cannot be applied, and is `false` then.
-    pub(super) fn apply_live(&mut self, account: &str, run: Run, tools: &mut Tools<'_>) -> Result<bool, ApplyError> {
-        for (seq, op) in run.iter().filter_map(|(seq, op)| Some((seq, op.as_ref().ok()?))) {
-            // A mailbox is made although it is deleted later: with its renames it moves others that stay (seen:
-            // children left under the old name). Only what was done before is not done again.
-            if *seq <= self.again_until || !matches!(op, Op::MailboxDeleted { .. }) {
-                self.filter(account).foresee(op);
-            }
-        }
-        let mut batch = Batch::default();
-        for (seq, op) in run {
-            let op = match op {
-                Ok(op) => op,
-                Err(error) => {
-                    let reason = Reason::Store { status: "malformed".into() };
-                    batch.stop = Some(Parked { since_seq: seq, detail: error, reason });
-                    break;
-                }
-            };
-            if is_of_snapshot(&op) {
-                continue;
-            }
-            if let (Some(blob), Op::MessageSaved { message, .. } | Op::MessageCopied { message, .. }) = (op.blob(), &op)
-            {
-                self.update.bodies.push((account.to_owned(), message.guid.clone(), blob));
-            }
-            let is_message = matches!(op, Op::MessageSaved { .. } | Op::MessageCopied { .. });
-            match self.filter(account).judge(op) {
-                Verdict::Apply(Op::MailboxUpdated { mailbox, .. }) if is_message => batch.raise(seq, mailbox),
-                Verdict::Apply(op) => match self.with_body(account, op, tools) {
-                    Ok((item, body)) => batch.push(seq, item, body),
-                    Err(parked) => {
-                        batch.stop = Some(Parked { since_seq: seq, ..parked });
-                        break;
-                    }
-                },
-                Verdict::Skip(_) => {}
-            }
-            if batch.items.len() >= APPLY_OPS_MAX
-                && let Some(parked) = self.send(account, &mut batch, tools)?
-            {
-                self.park(account, parked, tools);
-                return Ok(false);
-            }
-        }
-        let failed = self.send(account, &mut batch, tools)?;
-        let stopped = failed.or(batch.stop);
-        let done = stopped.is_none();
-        if let Some(parked) = stopped {
-            self.park(account, parked, tools);
-        }
-        Ok(done)
-    }
-
-    /// Fetches the body that an operation needs. The error says why the account must wait.
-    pub(super) fn with_body(
-        &self,
-        account: &str,
-        op: Op,
-        tools: &Tools<'_>,
-    ) -> Result<(ApplyItem, Option<Body>), Parked> {
-        let Op::MessageSaved { message, .. } = &op else { return Ok((ApplyItem { op, body_path: None }, None)) };
-        let blob = message.blob.or_else(|| self.known_body(account, &message.guid, tools));
-        let Some(blob) = blob else {
-            let detail = format!("{} carries no body", describe(&op));
-            return Err(Parked { since_seq: 0, detail, reason: Reason::NeedsSnapshot { bodies: true } });
-        };
-        match tools.bodies.fetch(blob) {
-            Ok(body) => {
-                let body_path = Some(body.path().to_path_buf());
-                Ok((ApplyItem { op, body_path }, Some(body)))
-            }
-            Err(error) => {
-                let damaged = matches!(error, BlobError::Damaged { .. });
-                let reason = Reason::Body { blob: blob.to_string(), damaged };
-                Err(Parked { since_seq: 0, detail: format!("{}: {error}", describe(&op)), reason })
-            }
-        }
-    }
-
-    fn known_body(&self, account: &str, guid: &str, tools: &Tools<'_>) -> Option<understudy_types::id::BlobId> {
-        let new = self.update.bodies.iter().rev().find(|(a, g, _)| a == account && g == guid);
-        new.map(|(_, _, blob)| *blob).or_else(|| tools.cursors.body(account, guid).ok().flatten())
-    }
-
-    /// Sends what is gathered; `Some` when the account must be parked.
-    fn send(&mut self, account: &str, batch: &mut Batch, tools: &mut Tools<'_>) -> Result<Option<Parked>, ApplyError> {
-        let mut at = 0;
-        while at < batch.items.len() {
-            let outcomes = match apply_counted(tools, account, &batch.items[at..]) {
-                Ok(outcomes) => outcomes,
-                Err(error) => {
-                    let parked = self.gave_up(error)?;
-                    let since_seq = batch.seqs[at];
-                    batch.clear();
-                    return Ok(Some(Parked { since_seq, ..parked }));
-                }
-            };
-            let failed = outcomes.iter().position(|outcome| !is_fine(outcome.status));
-            let Some(failed) = failed else { break };
-            let index = at + failed;
-            at = index + 1;
-            let (op, seq) = (&batch.items[index].op, batch.seqs[index]);
-            let outcome = &outcomes[failed];
-            match self.recover(account, op, outcome, tools)? {
-                None => {}
-                Some(parked) => {
-                    batch.clear();
-                    return Ok(Some(Parked { since_seq: seq, ..parked }));
-                }
-            }
-        }
-        batch.clear();
-        Ok(None)
-    }
-
-    /// An error of the store that concerns one account only: it is set aside, and the others go on.
-    pub(super) fn gave_up(&mut self, error: StoreError) -> Result<Parked, ApplyError> {
-        let status = match &error {
-            // What was asked for may yet be done; the next request of the account waits for that.
-            StoreError::TimedOut { .. } => "busy",
-            StoreError::Failed { .. } => "failed",
-            StoreError::UnknownAccount(_) => "unknownuser",
-            _ => return Err(error.into()),
-        };
-        self.again_until = self.again_until.max(self.read_until).max(self.applied);
-        Ok(Parked { since_seq: 0, detail: error.to_string(), reason: Reason::Store { status: status.into() } })
-    }
-
-    /// What a failure of one operation means: `None` when it is dealt with and the rest may go on.
-    fn recover(
-        &mut self,
-        account: &str,
-        op: &Op,
-        outcome: &Outcome,
-        tools: &mut Tools<'_>,
-    ) -> Result<Option<Parked>, ApplyError> {
-        let detail = format!("{}: {:?} {}", describe(op), outcome.status, outcome.detail);
-        let parked = |reason| Ok(Some(Parked { since_seq: 0, detail: detail.clone(), reason }));
-        match (outcome.status, op) {
-            (Status::NoMailbox, _) if op.mailbox().is_some_and(|guid| self.filter(account).is_deleted(guid)) => {
-                Ok(None)
-            }
-            (Status::SourceMissing, Op::MessageCopied { message, .. }) => {
-                let saved = Op::MessageSaved { message: message.clone(), snapshot: 0 };
-                let (item, _body) = match self.with_body(account, saved, tools) {
-                    Ok(ready) => ready,
-                    Err(parked) => return Ok(Some(parked)),
-                };
-                let outcomes = match apply_counted(tools, account, std::slice::from_ref(&item)) {
-                    Ok(outcomes) => outcomes,
-                    Err(error) => return self.gave_up(error).map(Some),
-                };
-                match outcomes.first() {
-                    Some(again) if !is_fine(again.status) => self.recover(account, &item.op, again, tools),
-                    _ => Ok(None),
-                }
-            }
-            (Status::NoMailbox | Status::UidConflict | Status::SourceMissing | Status::Refused, _) => {
-                parked(Reason::NeedsSnapshot { bodies: false })
-            }
-            (Status::BodyUnreadable, _) => {
-                let blob = op.blob().map(|blob| blob.to_string()).unwrap_or_default();
-                parked(Reason::Body { blob, damaged: false })
-            }
-            (status, _) => parked(Reason::Store { status: format!("{status:?}").to_lowercase() }),
-        }
     }
 
     pub(super) fn park(&mut self, account: &str, parked: Parked, tools: &mut Tools<'_>) {
@@ -508,16 +428,22 @@ impl GroupApplier {
     }
 
     /// Writes the cursor: durably every [`CURSOR_DURABLE_MS`] and whenever somebody was parked or released.
-    fn flush(&mut self, tools: &Tools<'_>, durable: bool) -> Result<(), ApplyError> {
+    pub(super) fn flush(&mut self, tools: &mut Tools<'_>, durable: bool) -> Result<(), ApplyError> {
         let pause_over = tools.now >= self.durable_at.after(Duration::from_millis(CURSOR_DURABLE_MS));
-        let durable = durable || pause_over || !self.update.park.is_empty() || !self.update.release.is_empty();
-        if self.update.applied.is_none() && self.update.park.is_empty() && self.update.release.is_empty() {
-            return Ok(());
+        let is_idle = self.update.is_idle();
+        if !is_idle || durable {
+            let durable = durable || pause_over || self.update.is_pressing();
+            let update = std::mem::take(&mut self.update);
+            tools.cursors.store(self.group, &update, durable)?;
+            if durable {
+                self.durable_at = tools.now;
+            }
         }
-        let update = std::mem::take(&mut self.update);
-        tools.cursors.store(self.group, &update, durable)?;
-        if durable {
-            self.durable_at = tools.now;
+        for account in std::mem::take(&mut self.touched) {
+            let trip = self.brakes.get(&account).and_then(|brake| brake.trip().copied());
+            let trip = trip.filter(|_| tools.orders.hold(&account).brake);
+            let held = self.shelf.count(&account) as u64;
+            (tools.report)(ApplyEvent::Holds { group: self.group, account, held, trip });
         }
         Ok(())
     }
@@ -544,14 +470,12 @@ pub(super) fn is_of_snapshot(op: &Op) -> bool {
     }
 }
 
-/// Sequence, account, and the operation or why it is none.
-pub(super) type OpenedOp = (u64, String, Result<Op, String>);
-
-/// The operations of a frame with sequence and account.
-pub(super) fn opened(codec: &mut FrameCodec, frame: &Frame) -> Result<Vec<OpenedOp>, FrameError> {
+/// The operations of a frame with their accounts.
+pub(super) fn opened(codec: &mut FrameCodec, frame: &Frame) -> Result<Vec<(String, Given)>, FrameError> {
     let opened = codec.open(frame)?;
     let one = |(seq, entry): (Sequence, understudy_types::op::Entry<'_>)| {
-        (seq.0, entry.account.to_owned(), Op::decode(entry.op).map_err(|error| error.to_string()))
+        let op = Op::decode(entry.op).map_err(|error| error.to_string());
+        (entry.account.to_owned(), Given { seq: seq.0, wall_ns: entry.captured_wall_ns, op })
     };
     Ok(opened.entries().map(one).collect())
 }

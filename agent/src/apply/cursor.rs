@@ -3,15 +3,20 @@
 //! Owns: one redb file. What can hurt: a cursor that is ahead of the store would lose operations, so it is written
 //! after the store committed; one that is behind only repeats what is a no-op. Refuses: a file of another format.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 use understudy_types::id::{BlobId, GroupId};
 
+use super::brake::Brake;
+use super::hold::{Held, HeldKey};
 use super::park::Parked;
 
 const APPLIED: TableDefinition<'_, u32, u64> = TableDefinition::new("applied-1");
 const PARKED: TableDefinition<'_, (u32, &str), &str> = TableDefinition::new("parked-1");
+const HELD: TableDefinition<'_, (u32, u64, u32), &str> = TableDefinition::new("held-1");
+const BRAKES: TableDefinition<'_, (u32, &str), &str> = TableDefinition::new("brake-1");
 const BODIES: TableDefinition<'_, (&str, &str), [u8; 32]> = TableDefinition::new("bodies-1");
 
 /// The file could not be read or written.
@@ -19,7 +24,7 @@ const BODIES: TableDefinition<'_, (&str, &str), [u8; 32]> = TableDefinition::new
 pub enum CursorError {
     #[error("cannot use the cursor file: {0}")]
     Database(#[from] redb::Error),
-    #[error("a parked account in the cursor file cannot be read: {0}")]
+    #[error("a parked account or a held operation in the cursor file cannot be read: {0}")]
     Parked(#[from] serde_json::Error),
 }
 
@@ -56,6 +61,31 @@ pub struct Update {
     pub release: Vec<String>,
     /// `(account, message guid, body)`
     pub bodies: Vec<(String, String, BlobId)>,
+    pub hold: BTreeMap<HeldKey, Held>,
+    pub unhold: BTreeSet<HeldKey>,
+    pub brakes: BTreeMap<String, Brake>,
+}
+
+impl Update {
+    /// Whether it holds nothing but bodies, which are worth no write of their own.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let nothing_held = self.hold.is_empty() && self.unhold.is_empty() && self.brakes.is_empty();
+        self.applied.is_none() && nothing_held && !self.is_pressing()
+    }
+
+    /// Whether it is to be on disk before anything else happens.
+    #[must_use]
+    pub fn is_pressing(&self) -> bool {
+        !self.park.is_empty() || !self.release.is_empty()
+    }
+}
+
+/// What is held of one group, and how each account's brake stands.
+#[derive(Debug, Default)]
+pub struct Holds {
+    pub held: Vec<(HeldKey, Held)>,
+    pub brakes: Vec<(String, Brake)>,
 }
 
 /// What replay needs of whoever remembers: the file, or the simulator's.
@@ -65,6 +95,14 @@ pub trait Remember {
     /// # Errors
     /// When it cannot be read.
     fn load(&self, group: GroupId) -> Result<(u64, Vec<(String, Parked)>), CursorError>;
+
+    /// What the group holds.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn holds(&self, _group: GroupId) -> Result<Holds, CursorError> {
+        Ok(Holds::default())
+    }
 
     /// Writes a change. `durable` = returns after it is on disk; otherwise it is on disk with the next durable one,
     /// and a crash of the host repeats some operations.
@@ -95,6 +133,8 @@ impl Cursors {
         let write = database.begin_write()?;
         write.open_table(APPLIED)?;
         write.open_table(PARKED)?;
+        write.open_table(HELD)?;
+        write.open_table(BRAKES)?;
         write.open_table(BODIES)?;
         write.commit()?;
         Ok(Self { database })
@@ -113,6 +153,21 @@ impl Remember for Cursors {
         Ok((applied, parked))
     }
 
+    fn holds(&self, group: GroupId) -> Result<Holds, CursorError> {
+        let read = self.database.begin_read()?;
+        let mut holds = Holds::default();
+        for row in read.open_table(HELD)?.range((group.0, 0, 0)..=(group.0, u64::MAX, u32::MAX))? {
+            let (key, value) = row?;
+            let (_, seq, n) = key.value();
+            holds.held.push((HeldKey { seq, n }, serde_json::from_str(value.value())?));
+        }
+        for row in read.open_table(BRAKES)?.range((group.0, "")..=(group.0, "\u{10ffff}"))? {
+            let (key, value) = row?;
+            holds.brakes.push((key.value().1.to_owned(), serde_json::from_str(value.value())?));
+        }
+        Ok(holds)
+    }
+
     fn store(&self, group: GroupId, update: &Update, durable: bool) -> Result<(), CursorError> {
         let mut write = self.database.begin_write()?;
         write.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
@@ -126,6 +181,17 @@ impl Remember for Cursors {
             }
             for (account, parked) in &update.park {
                 table.insert((group.0, account.as_str()), serde_json::to_string(parked)?.as_str())?;
+            }
+            let mut held = write.open_table(HELD)?;
+            for key in &update.unhold {
+                held.remove((group.0, key.seq, key.n))?;
+            }
+            for (key, row) in &update.hold {
+                held.insert((group.0, key.seq, key.n), serde_json::to_string(row)?.as_str())?;
+            }
+            let mut brakes = write.open_table(BRAKES)?;
+            for (account, brake) in &update.brakes {
+                brakes.insert((group.0, account.as_str()), serde_json::to_string(brake)?.as_str())?;
             }
             let mut bodies = write.open_table(BODIES)?;
             for (account, message, blob) in &update.bodies {
@@ -159,7 +225,7 @@ mod tests {
                 applied: Some(9),
                 park: vec![("u@x".into(), parked.clone())],
                 bodies: vec![("u@x".into(), "guid".into(), blob)],
-                release: vec![],
+                ..Update::default()
             };
             cursors.store(GroupId(2), &update, true).unwrap();
         }

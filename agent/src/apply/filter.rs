@@ -73,6 +73,8 @@ pub struct Filter {
     deleted: Recent<MailboxGuid, ()>,
     /// Deletions that are journaled and not yet applied.
     coming: Recent<MailboxGuid, ()>,
+    /// Where messages were moved away from.
+    moved: Recent<MessageKey, ()>,
 }
 
 impl Default for Filter {
@@ -82,6 +84,7 @@ impl Default for Filter {
             expunged: Recent::new(FILTER_TOMBSTONES_MAX),
             deleted: Recent::new(FILTER_MAILBOXES_MAX),
             coming: Recent::new(FILTER_MAILBOXES_MAX),
+            moved: Recent::new(FILTER_TOMBSTONES_MAX),
         }
     }
 }
@@ -121,6 +124,17 @@ impl Filter {
     #[must_use]
     pub fn is_expunged(&self, mailbox: MailboxGuid, uid: u32) -> bool {
         self.expunged.map.contains_key(&(mailbox, uid))
+    }
+
+    /// The message goes on elsewhere: its expunge, which follows, destroys nothing.
+    pub fn moved(&mut self, mailbox: MailboxGuid, uid: u32) {
+        self.moved.put((mailbox, uid), ());
+    }
+
+    /// Whether the message was moved away from there.
+    #[must_use]
+    pub fn is_moved(&self, mailbox: MailboxGuid, uid: u32) -> bool {
+        self.moved.map.contains_key(&(mailbox, uid))
     }
 
     /// Decides about the next operation of the account.

@@ -12,14 +12,8 @@ use understudy_types::id::MailboxGuid;
 use understudy_types::op::Op;
 
 use super::plan::{Live, must_be_made_anew};
+pub(crate) use crate::digest::is_below;
 use crate::digest::{AccountState, MailboxState};
-
-/// Whether `name` may be below `parent`.
-pub(crate) fn is_below(name: &str, parent: &str) -> bool {
-    name.strip_prefix(parent)
-        .and_then(|rest| rest.chars().next())
-        .is_some_and(|sign| !sign.is_alphanumeric() && !matches!(sign, ' ' | '-' | '_'))
-}
 
 /// Where a mailbox waits until its name is free.
 fn aside(guid: MailboxGuid) -> String {
@@ -147,7 +141,8 @@ pub(super) fn directories(target: &AccountState, current: &AccountState) -> (Vec
     use understudy_types::op::Mailbox;
 
     let is_mailbox = |name: &String| current.mailboxes.values().any(|mailbox| mailbox.name == *name);
-    let missing = target.directories.difference(&current.directories).filter(|name| !is_mailbox(name));
+    let lone = target.lone_directories();
+    let missing = lone.into_iter().filter(|name| !current.directories.contains(*name) && !is_mailbox(name));
     let made = missing.map(|name| {
         let mailbox = Mailbox { name: name.clone(), directory: true, ..Mailbox::default() };
         Op::MailboxCreated { mailbox, snapshot: 0 }

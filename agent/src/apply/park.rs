@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::MonoNs;
 use crate::limits::{
-    BODY_ASK_MS, BODY_GRACE_MS, PARK_RETRY_MS_MAX, PARK_RETRY_MS_MIN, RESYNC_ASK_MS, SNAPSHOT_RETRY_MS,
+    BODY_ASK_MS, BODY_GRACE_MS, PARK_RETRY_MS_MAX, PARK_RETRY_MS_MIN, POISON_RETRY_MS, RESYNC_ASK_MS, SNAPSHOT_RETRY_MS,
 };
 
 /// Why an account waits.
@@ -25,6 +25,10 @@ pub enum Reason {
     NeedsSnapshot { bodies: bool },
     /// A snapshot with this number is on its way.
     Snapshot { number: u64 },
+    /// An administrator paused the account.
+    Paused,
+    /// The store died over an operation of the account again and again.
+    Poison,
 }
 
 /// One parked account, as kept on disk.
@@ -66,11 +70,12 @@ impl Lot {
 
     /// Parks an account, or changes why it is parked. The waits start anew when the reason is another one.
     pub fn park(&mut self, account: &str, parked: Parked, now: MonoNs) {
-        let retry = Duration::from_millis(PARK_RETRY_MS_MIN);
+        let retry_ms = if parked.reason == Reason::Poison { POISON_RETRY_MS } else { PARK_RETRY_MS_MIN };
+        let retry = Duration::from_millis(retry_ms);
         match self.accounts.get_mut(account) {
             Some(waiting) if waiting.parked.reason == parked.reason && waiting.parked.since_seq == parked.since_seq => {
                 let exponent = waiting.attempts.min(20);
-                let wait_ms = (PARK_RETRY_MS_MIN << exponent).min(PARK_RETRY_MS_MAX);
+                let wait_ms = (PARK_RETRY_MS_MIN << exponent).min(PARK_RETRY_MS_MAX).max(retry_ms);
                 waiting.attempts = waiting.attempts.saturating_add(1);
                 waiting.next_try = now.after(Duration::from_millis(wait_ms));
                 waiting.parked.detail = parked.detail;
@@ -82,7 +87,11 @@ impl Lot {
                     (Reason::Snapshot { .. }, Reason::NeedsSnapshot { .. })
                 );
                 let failed = waiting.failed + u32::from(of_no_use);
-                let wait_ms = if of_no_use { SNAPSHOT_RETRY_MS << failed.min(6) } else { PARK_RETRY_MS_MIN };
+                let wait_ms = match parked.reason {
+                    Reason::Poison => POISON_RETRY_MS,
+                    _ if of_no_use => SNAPSHOT_RETRY_MS << failed.min(6),
+                    _ => PARK_RETRY_MS_MIN,
+                };
                 let next_try = now.after(Duration::from_millis(wait_ms));
                 *waiting = Waiting { parked, attempts: 0, failed, since: waiting.since, next_try, asked: now };
             }
@@ -92,6 +101,14 @@ impl Lot {
                 self.accounts.insert(account.to_owned(), waiting);
             }
         }
+    }
+
+    /// An administrator says that now is the time. `false`: the account is not parked, or waits for a snapshot.
+    pub fn retry(&mut self, account: &str, now: MonoNs) -> bool {
+        let Some(waiting) = self.accounts.get_mut(account) else { return false };
+        waiting.next_try = now;
+        waiting.attempts = 0;
+        is_tried(&waiting.parked.reason)
     }
 
     /// Lets an account go.
@@ -114,17 +131,16 @@ impl Lot {
     #[must_use]
     pub fn is_quarantined(&self, account: &str, now: MonoNs) -> bool {
         self.accounts.get(account).is_some_and(|waiting| match waiting.parked.reason {
-            Reason::Body { damaged: true, .. } | Reason::Store { .. } => true,
+            Reason::Body { damaged: true, .. } | Reason::Store { .. } | Reason::Poison => true,
             Reason::Body { .. } => now.since_ns(waiting.since) > BODY_GRACE_MS * 1_000_000,
-            Reason::NeedsSnapshot { .. } | Reason::Snapshot { .. } => false,
+            Reason::NeedsSnapshot { .. } | Reason::Snapshot { .. } | Reason::Paused => false,
         })
     }
 
     /// Accounts whose operations are to be tried again now. Those that wait for a snapshot are not among them.
     #[must_use]
     pub fn due(&self, now: MonoNs) -> Vec<String> {
-        let ready =
-            |w: &Waiting| w.next_try <= now && matches!(w.parked.reason, Reason::Body { .. } | Reason::Store { .. });
+        let ready = |w: &Waiting| w.next_try <= now && is_tried(&w.parked.reason);
         self.accounts.iter().filter(|(_, w)| ready(w)).map(|(account, _)| account.clone()).collect()
     }
 
@@ -186,6 +202,11 @@ impl Lot {
     pub fn is_empty(&self) -> bool {
         self.accounts.is_empty()
     }
+}
+
+/// Whether operations of an account that waits for this are tried again by and by.
+fn is_tried(reason: &Reason) -> bool {
+    matches!(reason, Reason::Body { .. } | Reason::Store { .. } | Reason::Poison)
 }
 
 #[cfg(test)]

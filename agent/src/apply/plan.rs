@@ -179,7 +179,9 @@ fn attributes(
     }
 }
 
-fn to_message(mailbox: MailboxGuid, name: &str, uid_validity: u32, uid: u32, state: &MessageState) -> Message {
+/// A message as an operation saves it.
+#[must_use]
+pub fn to_message(mailbox: MailboxGuid, name: &str, uid_validity: u32, uid: u32, state: &MessageState) -> Message {
     Message {
         mailbox,
         mailbox_name: name.to_owned(),

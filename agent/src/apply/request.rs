@@ -3,14 +3,16 @@
 //! Owns: that bodies live until the store has taken them. What can hurt: a store that answers for fewer operations than
 //! it was given; nothing of its answer counts then. Refuses: deciding what an outcome means.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use understudy_types::op::{Mailbox, Op};
 
 use super::applier::{ApplyEvent, Tools};
+use super::hold::Held;
 use super::park::Parked;
 use crate::blob::cache::Body;
 use crate::clock;
+use crate::limits::APPLY_OPS_MAX;
 use crate::store::{ApplyItem, Outcome, Status, StoreError};
 
 /// Items on their way to the store, with the bodies that must live until they are there.
@@ -19,6 +21,8 @@ pub(super) struct Batch {
     pub(super) items: Vec<ApplyItem>,
     pub(super) seqs: Vec<u64>,
     bodies: Vec<Body>,
+    /// What is held of it, once what stands before it is in the store.
+    pub(super) held: Vec<(u64, Held)>,
     pub(super) stop: Option<Parked>,
 }
 
@@ -73,6 +77,34 @@ pub(super) fn apply_counted(
     }
     for ((kind, status), count) in counts {
         (tools.report)(ApplyEvent::Count { kind, status, count });
+    }
+    Ok(outcomes)
+}
+
+/// Applies operations without bodies, each by itself as far as that goes: one whose mailbox is gone, or whose place is
+/// another's, does not stop those after it. What stops them leaves the rest untried.
+pub(super) fn apply_each(tools: &mut Tools<'_>, account: &str, ops: &[Op]) -> Result<Vec<Outcome>, StoreError> {
+    let mut outcomes: Vec<Outcome> = Vec::with_capacity(ops.len());
+    let mut gone = HashSet::new();
+    while let Some(next) = ops.get(outcomes.len()) {
+        if next.mailbox().is_some_and(|guid| gone.contains(&guid)) {
+            outcomes.push(Outcome { status: Status::NoMailbox, detail: String::new() });
+            continue;
+        }
+        let some = ops[outcomes.len()..].iter().take(APPLY_OPS_MAX);
+        let items: Vec<ApplyItem> = some.map(|op| ApplyItem { op: op.clone(), body_path: None }).collect();
+        let tried = apply_counted(tools, account, &items)?.into_iter().take_while(|o| o.status != Status::NotTried);
+        let before = outcomes.len();
+        outcomes.extend(tried);
+        match outcomes.last().map(|outcome| outcome.status) {
+            Some(status) if is_fine(status) && outcomes.len() > before => {}
+            Some(Status::NoMailbox) => gone.extend(ops[outcomes.len() - 1].mailbox()),
+            Some(Status::UidConflict) => {}
+            _ => {
+                outcomes.resize(ops.len(), Outcome { status: Status::NotTried, detail: String::new() });
+                break;
+            }
+        }
     }
     Ok(outcomes)
 }

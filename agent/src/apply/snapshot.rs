@@ -12,6 +12,7 @@ use understudy_types::op::Op;
 
 use super::applier::{ApplyError, GroupApplier, Run, Tools, opened, read_at};
 use super::describe::describe;
+use super::live::{PLANNED, READING};
 use super::park::{Parked, Reason};
 use super::plan::{Live, plan};
 use super::request::{apply_counted, is_fine};
@@ -24,6 +25,9 @@ impl GroupApplier {
     /// Tries a parked account again from where it stopped, up to the group's applied position.
     pub(super) fn catch_up(&mut self, account: &str, tools: &mut Tools<'_>) -> Result<(), ApplyError> {
         let Some(since_seq) = self.lot.get(account).map(|parked| parked.since_seq) else { return Ok(()) };
+        if self.pause(account, since_seq, tools) {
+            return Ok(());
+        }
         let run = match self.read_again(account, since_seq, tools) {
             Ok(run) => run,
             // Let go of, or lost by the disk: this account waits for a snapshot, and holds up no other.
@@ -41,13 +45,13 @@ impl GroupApplier {
             LastSnapshot::None => self.apply_and_release(account, run, tools),
             LastSnapshot::Unfinished { begin, number } => {
                 let detail = format!("snapshot {number} is on its way");
-                let since_seq = run[begin].0;
+                let since_seq = run[begin].seq;
                 self.park(account, Parked { since_seq, detail, reason: Reason::Snapshot { number } }, tools);
                 Ok(())
             }
             LastSnapshot::Complete { begin, number } => {
                 let run: Run = run.into_iter().skip(begin).collect();
-                let since_seq = run[0].0;
+                let since_seq = run[0].seq;
                 // What came while the snapshot was read may be in it.
                 self.again_until = self.again_until.max(self.applied);
                 match self.converge(account, number, &run, tools)? {
@@ -76,9 +80,9 @@ impl GroupApplier {
             let Some(last) = frames.last() else { break };
             from = last.last_sequence().0 + 1;
             for frame in &frames {
-                for (seq, owner, op) in opened(tools.codec, frame)? {
-                    if owner == account && seq >= since_seq && seq <= self.applied {
-                        run.push((seq, op));
+                for (owner, given) in opened(tools.codec, frame)? {
+                    if owner == account && given.seq >= since_seq && given.seq <= self.applied {
+                        run.push(given);
                     }
                 }
             }
@@ -96,7 +100,8 @@ impl GroupApplier {
     ) -> Result<Option<Parked>, ApplyError> {
         let mut target = AccountState::default();
         let mut live = Live::default();
-        for op in run.iter().filter_map(|(_, op)| op.as_ref().ok()) {
+        let seq = run.first().map_or(0, |given| given.seq);
+        for op in run.iter().filter_map(|given| given.op.as_ref().ok()) {
             if snapshot_number(op) == number { target.add(op.clone()) } else { live.note(op) }
         }
         let with_bodies = target.mailboxes.values().flat_map(|m| m.messages.values()).any(|m| m.blob.is_some());
@@ -107,13 +112,21 @@ impl GroupApplier {
                 }
             }
         }
+        self.revive(account, &target, &live);
+        let mut is_first = true;
         let (mut left, mut refused) = (None, None);
         let mut tried = HashSet::new();
         for _ in 0..PLAN_ROUNDS_MAX {
             let mut current = AccountState::default();
             let options = DumpOptions { messages: true, bodies: false };
             if let Err(error) = tools.store.dump(account, options, &mut |op| current.add(op)) {
-                return self.gave_up(error).map(Some);
+                return self.gave_up(account, READING, error).map(Some);
+            }
+            self.lived(account, READING);
+            let whole = (self.shelf.count(account) > 0).then(|| current.clone());
+            self.hide_held(account, &target, &mut current);
+            if std::mem::take(&mut is_first) {
+                self.brake_snapshot(account, seq, (&target, &current, &live), tools);
             }
             let ops = plan(&target, &current, &live);
             live.anew.clear();
@@ -121,6 +134,11 @@ impl GroupApplier {
                 return Ok(None);
             }
             left = first_difference(&target, &current);
+            let whole = whole.as_ref().unwrap_or(&current);
+            let ops = match self.hold_plan(account, seq, ops, (&target, whole, &live), tools)? {
+                Ok(ops) => ops,
+                Err(parked) => return Ok(Some(parked)),
+            };
             match self.follow(account, ops, with_bodies, tools)? {
                 Followed::Done => refused = None,
                 Followed::Refused(guid, detail) => {
@@ -165,7 +183,7 @@ impl GroupApplier {
             }
             let outcomes = match apply_counted(tools, account, &items) {
                 Ok(outcomes) => outcomes,
-                Err(error) => return self.gave_up(error).map(Followed::Wait),
+                Err(error) => return self.gave_up(account, PLANNED, error).map(Followed::Wait),
             };
             if let Some((item, outcome)) = items.iter().zip(&outcomes).find(|(_, outcome)| !is_fine(outcome.status)) {
                 let detail = format!("{}: {:?} {}", describe(&item.op), outcome.status, outcome.detail);
@@ -212,8 +230,8 @@ enum LastSnapshot {
 fn last_snapshot(run: &Run) -> LastSnapshot {
     let mut open: Option<(usize, u64)> = None;
     let mut complete: Option<(usize, u64)> = None;
-    for (index, (_, op)) in run.iter().enumerate() {
-        match op {
+    for (index, given) in run.iter().enumerate() {
+        match &given.op {
             Ok(Op::ResyncBegin { snapshot }) => open = Some((index, *snapshot)),
             Ok(Op::ResyncEnd { snapshot }) => {
                 if let Some((begin, number)) = open

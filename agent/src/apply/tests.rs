@@ -14,6 +14,7 @@ use understudy_types::op::{Mailbox, Message, Op};
 
 use super::applier::{ApplyEvent, Frames, GroupApplier, Tools};
 use super::cursor::{Cursors, Remember, Update};
+use super::orders::Orders;
 use super::park::Parked;
 use crate::blob::cache::BodyCache;
 use crate::blob::directory::Directory;
@@ -22,9 +23,11 @@ use crate::clock::MonoNs;
 use crate::digest::{AccountState, first_difference};
 use crate::frame::{Frame, FrameBuilder, FrameCodec, Level, Seal};
 use crate::journal::ReadError;
+use crate::rules::Hold;
 use crate::store::memory::MemoryStore;
 use crate::store::{ApplyItem, DumpOptions, Status, Store};
 
+mod holds;
 mod replay;
 mod snapshots;
 mod trouble;
@@ -90,8 +93,30 @@ struct Bench {
     next_modseq: u64,
     events: Vec<ApplyEvent>,
     now: MonoNs,
+    orders: Given,
     applier: Option<GroupApplier>,
     files: u64,
+}
+
+/// What an administrator has ordered.
+struct Given {
+    hold: Hold,
+    paused_group: bool,
+    paused_account: Option<&'static str>,
+}
+
+impl Orders for Given {
+    fn hold(&self, _account: &str) -> Hold {
+        self.hold
+    }
+
+    fn group_paused(&self, _group: GroupId, _now_wall_ns: u64) -> Option<String> {
+        self.paused_group.then(|| "paused".to_owned())
+    }
+
+    fn account_paused(&self, _group: GroupId, account: &str, _now_wall_ns: u64) -> Option<String> {
+        (self.paused_account == Some(account)).then(|| "paused".to_owned())
+    }
 }
 
 impl Bench {
@@ -123,6 +148,7 @@ impl Bench {
             next_modseq: 1,
             events: Vec::new(),
             now: MonoNs(1_000_000_000),
+            orders: Given { hold: Hold::OFF, paused_group: false, paused_account: None },
             applier: None,
             files: 0,
             dir,
@@ -311,7 +337,25 @@ impl Bench {
             cursors: &self.cursors,
             codec: &mut self.codec,
             report: &mut report,
+            orders: &self.orders,
             now: self.now,
+            wall_ns: self.now.0,
+        });
+    }
+
+    fn with_means(&mut self, work: impl FnOnce(&mut crate::apply::worker::Means<'_>)) {
+        let (events, now) = (&mut self.events, self.now);
+        let mut report = |event| events.push(event);
+        work(&mut crate::apply::worker::Means {
+            store: self.store.as_mut(),
+            frames: &self.list,
+            bodies: &self.bodies,
+            cursors: &self.cursors,
+            codec: &mut self.codec,
+            report: &mut report,
+            orders: &self.orders,
+            clock: &|| now,
+            wall: &|| now.0,
         });
     }
 

@@ -14,6 +14,7 @@ use understudy_types::id::GroupId;
 
 use super::applier::{ApplyError, ApplyEvent, Frames, GroupApplier, Tools};
 use super::cursor::{Cursors, Remember};
+use super::orders::{Order, Ordered, Orders};
 use crate::blob::cache::{Bodies, BodyCache};
 use crate::clock::{self, MonoNs};
 use crate::frame::FrameCodec;
@@ -21,8 +22,10 @@ use crate::journal::ReadError;
 use crate::limits::{APPLY_IDLE_MS, APPLY_STORE_RETRY_MS};
 use crate::store::Store;
 
-/// Orders for a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where the answer to an order goes. Whoever asked may have given up.
+pub type Answer = Sender<Result<Ordered, String>>;
+
+/// What a worker is told.
 enum Command {
     /// Frames of the group became durable.
     Wake(GroupId),
@@ -30,6 +33,8 @@ enum Command {
     Rebase(GroupId, u64),
     /// This node is active from this position on.
     Stand(GroupId, u64),
+    /// An administrator's.
+    Order(GroupId, Order, Answer),
     Stop,
 }
 
@@ -38,6 +43,7 @@ pub struct Shared {
     pub frames: Box<dyn Frames + Send + Sync>,
     pub bodies: BodyCache,
     pub cursors: Cursors,
+    pub orders: Box<dyn Orders + Send + Sync>,
 }
 
 /// The worker threads.
@@ -83,6 +89,11 @@ impl Workers {
         self.send(group, Command::Stand(group, seq));
     }
 
+    /// Has an order carried out; the answer comes when it is done.
+    pub fn order(&self, group: GroupId, order: Order, answer: Answer) {
+        self.send(group, Command::Order(group, order, answer));
+    }
+
     fn send(&self, group: GroupId, command: Command) {
         let index = group.0 as usize % self.commands.len();
         // A worker is gone only when it panicked; its groups then stand still, and `status` shows their lag.
@@ -105,6 +116,7 @@ fn run(shared: &Shared, store: &mut dyn Store, commands: &Receiver<Command>, rep
     let mut shift = Shift::default();
     let mut codec = FrameCodec::new();
     loop {
+        let mut orders = Vec::new();
         let mut next = match commands.recv_timeout(Duration::from_millis(shift.pause_ms())) {
             Ok(command) => Some(command),
             Err(RecvTimeoutError::Timeout) => None,
@@ -116,18 +128,26 @@ fn run(shared: &Shared, store: &mut dyn Store, commands: &Receiver<Command>, rep
                 Command::Wake(group) => shift.wake(group),
                 Command::Rebase(group, seq) => shift.rebase(group, seq),
                 Command::Stand(group, seq) => shift.stand(group, seq),
+                Command::Order(group, order, answer) => orders.push((group, order, answer)),
             }
             next = commands.try_recv().ok();
         }
-        shift.turn(&mut Means {
+        let mut means = Means {
             store: &mut *store,
             frames: shared.frames.as_ref(),
             bodies: &shared.bodies,
             cursors: &shared.cursors,
             codec: &mut codec,
             report: &mut |event| report(event),
+            orders: shared.orders.as_ref(),
             clock: &clock::mono,
-        });
+            wall: &clock::wall_ns,
+        };
+        for (group, order, answer) in orders {
+            let done = shift.order(group, &order, &mut means).map_err(|error| error.to_string());
+            let _ = answer.send(done);
+        }
+        shift.turn(&mut means);
     }
 }
 
@@ -139,7 +159,10 @@ pub struct Means<'a> {
     pub cursors: &'a dyn Remember,
     pub codec: &'a mut FrameCodec,
     pub report: &'a mut dyn FnMut(ApplyEvent),
+    pub orders: &'a dyn Orders,
     pub clock: &'a dyn Fn() -> MonoNs,
+    /// Wall time, for what people set.
+    pub wall: &'a dyn Fn() -> u64,
 }
 
 impl Means<'_> {
@@ -151,7 +174,9 @@ impl Means<'_> {
             cursors: self.cursors,
             codec: &mut *self.codec,
             report: &mut *self.report,
+            orders: self.orders,
             now: (self.clock)(),
+            wall_ns: (self.wall)(),
         }
     }
 }
@@ -194,10 +219,25 @@ impl Shift {
         self.dirty.entry(group).or_default();
     }
 
+    /// Carries out an administrator's order for a group.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub fn order(&mut self, group: GroupId, order: &Order, means: &mut Means<'_>) -> Result<Ordered, ApplyError> {
+        // A group that nobody woke is none that is replayed here: it may be the one that this node is active for (seen:
+        // an active node that replayed its own stream over its users' work).
+        let Some(applier) = self.appliers.get_mut(&group) else {
+            return GroupApplier::open(group, &mut means.tools())?.order(order, &mut means.tools());
+        };
+        self.dirty.entry(group).or_default();
+        applier.order(order, &mut means.tools())
+    }
+
     /// Serves every group that has something to do.
     pub fn turn(&mut self, means: &mut Means<'_>) {
-        // Parked accounts have times of their own.
-        for (group, _) in self.appliers.iter().filter(|(_, applier)| !applier.lot().is_empty()) {
+        // Parked accounts, held operations and pauses have times of their own.
+        let wall_ns = (means.wall)();
+        for (group, _) in self.appliers.iter().filter(|(_, applier)| applier.wants_turn(wall_ns)) {
             self.dirty.entry(*group).or_default();
         }
         self.failing = false;
@@ -239,17 +279,7 @@ fn serve(
     stand: Option<u64>,
     means: &mut Means<'_>,
 ) -> Result<(), ApplyError> {
-    if let std::collections::btree_map::Entry::Vacant(slot) = appliers.entry(group) {
-        let applier = GroupApplier::open(group, &mut means.tools())?;
-        // Those who wait first: told the other way round, the peer would hear for a moment that all is applied, and an
-        // acknowledgement is not taken back.
-        for (account, parked) in applier.lot().iter() {
-            (means.report)(ApplyEvent::Parked { group, account: account.to_owned(), parked: parked.clone() });
-        }
-        (means.report)(ApplyEvent::Applied { group, seq: applier.applied() });
-        slot.insert(applier);
-    }
-    let Some(applier) = appliers.get_mut(&group) else { return Ok(()) };
+    let applier = opened(appliers, group, means)?;
     if let Some(seq) = rebase {
         applier.rebase(seq, &mut means.tools())?;
         (means.report)(ApplyEvent::Applied { group, seq });
@@ -259,4 +289,24 @@ fn serve(
     }
     while applier.step(&mut means.tools())? {}
     Ok(())
+}
+
+/// The group's applier; made, and told of, when it is asked for the first time.
+fn opened<'a>(
+    appliers: &'a mut BTreeMap<GroupId, GroupApplier>,
+    group: GroupId,
+    means: &mut Means<'_>,
+) -> Result<&'a mut GroupApplier, ApplyError> {
+    let slot = match appliers.entry(group) {
+        std::collections::btree_map::Entry::Occupied(slot) => return Ok(slot.into_mut()),
+        std::collections::btree_map::Entry::Vacant(slot) => slot,
+    };
+    let applier = GroupApplier::open(group, &mut means.tools())?;
+    // Those who wait first: told the other way round, the peer would hear for a moment that all is applied, and an
+    // acknowledgement is not taken back.
+    for (account, parked) in applier.lot().iter() {
+        (means.report)(ApplyEvent::Parked { group, account: account.to_owned(), parked: parked.clone() });
+    }
+    (means.report)(ApplyEvent::Applied { group, seq: applier.applied() });
+    Ok(slot.insert(applier))
 }

@@ -10,13 +10,17 @@ pub mod client;
 pub mod config;
 pub mod doctor;
 pub mod failover;
+pub mod hold;
 pub mod live;
 pub mod merge;
 pub mod output;
+pub mod pause;
+pub mod quarantine;
 pub mod reload;
 pub mod resync;
 pub mod rules;
 pub mod status;
+pub mod time;
 pub mod top;
 pub mod verify;
 
@@ -26,6 +30,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{ConfigError, FILE_DEFAULT, Loaded, Sources, load};
+use crate::control::model::Done;
 pub use crate::metrics::COMMIT;
 use client::Client;
 
@@ -129,6 +134,14 @@ pub enum Command {
     Explain(failover::ExplainArgs),
     /// Show what this node alone had when it came back, and what became of it
     Merge(merge::Args),
+    /// Show, apply or undo destructive operations that replicas hold
+    Hold(hold::Args),
+    /// Stop replication or failover of something for a while
+    Pause(pause::Args),
+    /// End a pause
+    Resume(pause::ResumeArgs),
+    /// Show accounts that wait on this node; try or pass over their operations
+    Quarantine(quarantine::Args),
     /// Show which rule decides about which account
     Rules(rules::Args),
     /// Have the agent read rules, lists and placement again
@@ -185,6 +198,16 @@ impl Context {
     }
 }
 
+/// Prints what was done, or would be.
+fn done(context: &Context, done: &Done, dry_run: bool) -> Result<Exit, Failure> {
+    if context.global.json {
+        context.print_json(done)?;
+    } else {
+        output::text(&format!("{}{}\n", if dry_run { "would be " } else { "" }, done.done))?;
+    }
+    Ok(Exit::Fine)
+}
+
 /// The whole grammar, with the version and commit that it was built from.
 #[must_use]
 pub fn command() -> clap::Command {
@@ -225,6 +248,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Promote(args) => failover::promote(&context, args),
         Command::Explain(args) => failover::explain(&context, args),
         Command::Merge(args) => merge::run(&context, args),
+        Command::Hold(args) => hold::run(&context, args),
+        Command::Pause(args) => pause::run(&context, args),
+        Command::Resume(args) => pause::resume(&context, args),
+        Command::Quarantine(args) => quarantine::run(&context, args),
         Command::Rules(args) => rules::run(&context, args),
         Command::Reload(args) => reload::run(&context, args),
         Command::Cert(args) => cert::run(&context, args),

@@ -88,6 +88,20 @@ fn in_force(context: &Context, args: &Resolve) -> Result<Vec<RuleRow>, Failure> 
     Ok(rows)
 }
 
+fn hold(row: &RuleRow) -> String {
+    let window = match row.hold.classes.len() {
+        0 => String::new(),
+        2 => format!("{} s", row.hold.window_seconds),
+        _ => format!("{} s ({})", row.hold.window_seconds, row.hold.classes.join(",")),
+    };
+    let brake = if row.hold.brake { format!("brake over {}", row.hold.brake_floor) } else { String::new() };
+    match (window.is_empty(), brake.is_empty()) {
+        (true, true) => "-".to_owned(),
+        (false, false) => format!("{window}, {brake}"),
+        _ => window + &brake,
+    }
+}
+
 fn render(rows: &[RuleRow]) -> String {
     if rows.is_empty() {
         return "no account is named by a list, a rule or the placement, and no agent was asked; name accounts\n"
@@ -112,9 +126,10 @@ fn render(rows: &[RuleRow]) -> String {
                 dash(kinds),
                 timing,
                 if row.replicate { row.on_full.clone() } else { "-".to_owned() },
+                if row.replicate { hold(row) } else { "-".to_owned() },
                 row.rule.clone(),
             ]
         })
         .collect();
-    output::table(&["ACCOUNT", "GROUP", "ACTIVE", "REPLICAS", "LEVEL", "KINDS", "LATE", "FULL", "RULE"], &cells)
+    output::table(&["ACCOUNT", "GROUP", "ACTIVE", "REPLICAS", "LEVEL", "KINDS", "LATE", "FULL", "HOLD", "RULE"], &cells)
 }

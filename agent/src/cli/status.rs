@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use super::{Context, Exit, Failure, output};
-use crate::control::model::{ReplicaState, Role, Status};
+use crate::control::model::{AccountStatus, ReplicaState, Role, Status};
 
 /// Flags of `status`.
 #[derive(Debug, clap::Args)]
@@ -89,6 +89,22 @@ pub fn render(status: &Status, args: &Args) -> String {
     );
     let count = |role| status.groups.iter().filter(|group| group.role == role).count();
     let _ = writeln!(out, "groups   active for {}, replica for {}", count(Role::Active), count(Role::Replica));
+    let holds = &status.holds;
+    if holds.operations > 0 || holds.braked > 0 {
+        let _ = writeln!(
+            out,
+            "held     {} operations of {} accounts, {} accounts braked",
+            holds.operations, holds.accounts, holds.braked
+        );
+    }
+    for pause in &status.pauses {
+        let left = pause.left_seconds.map_or_else(|| "until resumed".to_owned(), output::seconds);
+        let _ = writeln!(
+            out,
+            "paused   {} of {} by {}: {} (left: {left}, id {})",
+            pause.what, pause.scope, pause.owner, pause.reason, pause.id
+        );
+    }
     for blind in &status.blind {
         let _ = writeln!(out, "blind    {blind}");
     }
@@ -127,6 +143,8 @@ pub fn render(status: &Status, args: &Args) -> String {
         .filter(|account| {
             args.accounts
                 || account.quarantined.is_some()
+                || account.braked
+                || account.paused.is_some()
                 || account.replicas.iter().any(|replica| replica.state != ReplicaState::Equal)
         })
         .collect();
@@ -151,7 +169,7 @@ pub fn render(status: &Status, args: &Args) -> String {
                 account.group.to_string(),
                 account.active.clone(),
                 replicas.join(", "),
-                account.quarantined.as_ref().map_or_else(String::new, |why| format!("QUARANTINED: {why}")),
+                note(account),
             ]
         })
         .collect();
@@ -164,6 +182,16 @@ pub fn render(status: &Status, args: &Args) -> String {
         }
     }
     out
+}
+
+fn note(account: &AccountStatus) -> String {
+    match (&account.quarantined, &account.paused) {
+        (Some(why), _) => format!("QUARANTINED: {why}"),
+        (None, Some(why)) => why.clone(),
+        (None, None) if account.braked => format!("BRAKED: {} destructive operations held", account.held),
+        (None, None) if account.held > 0 => format!("{} destructive operations held", account.held),
+        (None, None) => String::new(),
+    }
 }
 
 fn groups(status: &Status) -> String {

@@ -21,7 +21,22 @@ const GOOD: &str = "[node]\nid = 1\nname = \"a\"\n";
 fn the_grammar_is_sound_and_lists_every_command() {
     command().debug_assert();
     let help = command().render_help().to_string();
-    for name in ["agent", "status", "top", "verify", "resync", "rules", "reload", "cert", "config", "doctor"] {
+    for name in [
+        "agent",
+        "status",
+        "top",
+        "verify",
+        "resync",
+        "hold",
+        "pause",
+        "resume",
+        "quarantine",
+        "rules",
+        "reload",
+        "cert",
+        "config",
+        "doctor",
+    ] {
         assert!(help.contains(&format!("\n  {name} ")), "{name}\n{help}");
     }
     assert!(help.contains("Exit codes:"));
@@ -32,6 +47,19 @@ fn every_failure_has_its_exit_code() {
     assert_eq!(exit(&["--version"]), Exit::Fine);
     assert_eq!(exit(&["--nonsense"]), Exit::Usage);
     assert_eq!(exit(&["verify"]), Exit::Usage);
+    assert_eq!(exit(&["hold"]), Exit::Usage);
+    assert_eq!(exit(&["hold", "release"]), Exit::Usage);
+    assert_eq!(exit(&["hold", "undo", "--admin-socket", "/nonexistent/a", "u@x", "--since", "never"]), Exit::Usage);
+    assert_eq!(exit(&["pause"]), Exit::Usage);
+    assert_eq!(exit(&["pause", "--what", "replication", "--reason", "r"]), Exit::Usage, "of what?");
+    let two = ["pause", "--what", "replication", "--reason", "r", "--group", "1", "--cluster"];
+    assert_eq!(exit(&two), Exit::Usage, "of one thing at a time");
+    assert_eq!(exit(&["pause", "--what", "mail", "--reason", "r", "--group", "1"]), Exit::Usage);
+    let away = ["--admin-socket", "/nonexistent/admin.sock"];
+    let pause = ["pause", "--what", "replication", "--reason", "r", "--group", "1", "--for", "2h"];
+    assert_eq!(exit(&[pause.as_slice(), &away].concat()), Exit::Unreachable);
+    assert_eq!(exit(&[["pause", "list"].as_slice(), &away].concat()), Exit::Unreachable);
+    assert_eq!(exit(&[["hold", "list"].as_slice(), &away].concat()), Exit::Unreachable);
     assert_eq!(exit(&["status", "--admin-socket", "/nonexistent/admin.sock"]), Exit::Unreachable);
     assert_eq!(exit(&["status", "--config", "/nonexistent/understudy.toml"]), Exit::Usage);
     let (_dir, path) = file(GOOD);

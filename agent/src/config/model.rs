@@ -268,6 +268,11 @@ pub struct RuleConfig {
     pub on_timeout: String,
     pub on_full: String,
     pub wait_timeout_ms: u32,
+    pub hold_s: u64,
+    pub hold_classes: Vec<String>,
+    pub hold_on_promotion: String,
+    pub brake: String,
+    pub brake_floor: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@
 //! requests at one time are bounded. Refuses: knowing how the node works; [`Admin`] is all that it sees of it.
 
 pub mod model;
+pub mod orders;
 pub mod resolve;
 mod server;
 mod socket;
@@ -13,6 +14,10 @@ pub mod systemd;
 pub use server::{Control, ControlError, serve};
 
 use model::{Done, Explained, MergeFinding, MergeRow, OrderRequest, RuleRow, Status, Target, VerifyResult};
+use orders::{
+    HoldDone, HoldRequest, HoldRow, PauseDone, PauseRequest, PauseRow, QuarantineRequest, QuarantineRow, ResumeRequest,
+    UndoReport,
+};
 
 /// Largest request body, in bytes. A larger one is refused with 413.
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;
@@ -36,6 +41,52 @@ pub trait Admin: Send + Sync {
     ///
     /// Why it cannot be started, for the administrator.
     fn resync(&self, account: &str) -> Result<Done, String>;
+    /// Held operations of an account on all its nodes; of all accounts on this node and its peers when none is named.
+    ///
+    /// # Errors
+    ///
+    /// Why nobody could say.
+    fn holds(&self, account: Option<&str>) -> Result<Vec<HoldRow>, String>;
+    /// Applies held operations now.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the request.
+    fn hold_release(&self, request: &HoldRequest) -> Result<HoldDone, String>;
+    /// Brings back what held operations would destroy.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing came back.
+    fn hold_undo(&self, request: &HoldRequest) -> Result<UndoReport, String>;
+    /// Pauses in force.
+    fn pauses(&self) -> Vec<PauseRow>;
+    /// Begins a pause.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the request, or why it cannot be kept.
+    fn pause(&self, request: &PauseRequest) -> Result<PauseDone, String>;
+    /// Ends a pause.
+    ///
+    /// # Errors
+    ///
+    /// There is none of this id, or it cannot be ended.
+    fn resume(&self, request: &ResumeRequest) -> Result<Done, String>;
+    /// Accounts that wait on this node.
+    fn quarantine(&self) -> Vec<QuarantineRow>;
+    /// Tries an account that waits again now.
+    ///
+    /// # Errors
+    ///
+    /// It does not wait here, or waits for something else.
+    fn quarantine_retry(&self, request: &QuarantineRequest) -> Result<Done, String>;
+    /// Passes over the operations of an account that waits: it gets a snapshot instead.
+    ///
+    /// # Errors
+    ///
+    /// It does not wait here.
+    fn quarantine_skip(&self, request: &QuarantineRequest) -> Result<Done, String>;
     /// What the rules in force say about accounts; about all accounts that the node knows when none is named.
     fn rules(&self, accounts: &[String]) -> Vec<RuleRow>;
     /// Reads rules, lists and placement again.

@@ -5,6 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::orders::PauseRow;
+use crate::rules::{Hold, OnPromotion};
+
 /// Distance between two positions of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lag {
@@ -31,6 +34,11 @@ pub struct Status {
     pub accounts: Vec<AccountStatus>,
     /// What this agent cannot see or do on this host, each with the reason.
     pub blind: Vec<String>,
+    /// Pauses in force.
+    #[serde(default)]
+    pub pauses: Vec<PauseRow>,
+    #[serde(default)]
+    pub holds: HoldStatus,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -85,6 +93,15 @@ pub struct BlobStatus {
     /// Bodies that an operation names and central storage does not have.
     pub missing: u64,
     pub damaged: u64,
+}
+
+/// What this node holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HoldStatus {
+    pub operations: u64,
+    pub accounts: u64,
+    /// Accounts whose brake is on.
+    pub braked: u64,
 }
 
 /// What a node is for a group or an account.
@@ -146,6 +163,15 @@ pub struct AccountStatus {
     pub replicas: Vec<ReplicaStatus>,
     /// Why operations of this account are set aside on this node.
     pub quarantined: Option<String>,
+    /// Destructive operations of this account that are held on this node.
+    #[serde(default)]
+    pub held: u64,
+    /// A storm among them waits for an administrator.
+    #[serde(default)]
+    pub braked: bool,
+    /// Who paused it, why, and for how long.
+    #[serde(default)]
+    pub paused: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -222,6 +248,8 @@ pub struct RuleRow {
     pub on_timeout: String,
     pub on_full: String,
     pub wait_timeout_ms: u32,
+    #[serde(default)]
+    pub hold: RuleHold,
     /// Name of the rule that decided.
     pub rule: String,
 }
@@ -345,6 +373,33 @@ pub struct MergeFinding {
     pub here: String,
     pub there: String,
     pub decision: String,
+}
+
+/// What the rules say about an account's destructive operations.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RuleHold {
+    /// 0 = replicas apply them at once.
+    pub window_seconds: u64,
+    /// `expunge`, `mailbox-delete`.
+    pub classes: Vec<String>,
+    /// `apply` or `keep`.
+    pub on_promotion: String,
+    pub brake: bool,
+    pub brake_floor: u32,
+}
+
+impl RuleHold {
+    /// From a rule.
+    #[must_use]
+    pub fn of(hold: &Hold) -> Self {
+        Self {
+            window_seconds: hold.window_s,
+            classes: hold.classes().into_iter().map(str::to_owned).collect(),
+            on_promotion: if hold.on_promotion == OnPromotion::Keep { "keep" } else { "apply" }.to_owned(),
+            brake: hold.brake,
+            brake_floor: hold.brake_floor,
+        }
+    }
 }
 
 /// Body of every answer that is not 2xx.

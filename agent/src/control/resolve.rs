@@ -2,7 +2,7 @@
 //!
 //! Owns: joining the two. Pure, so that the command line says without an agent what the agent would do.
 
-use super::model::RuleRow;
+use super::model::{RuleHold, RuleRow};
 use crate::config::{Config, Placement};
 use crate::rules::{OnFull, OnTimeout, Rules};
 
@@ -38,6 +38,7 @@ pub fn row(config: &Config, placement: &Placement, rules: &Rules, account: &str)
         }
         .to_owned(),
         wait_timeout_ms: resolved.wait_timeout_ms,
+        hold: RuleHold::of(&resolved.hold),
         rule: resolved.rule_name.clone(),
     }
 }

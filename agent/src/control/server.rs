@@ -16,6 +16,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::model::{ErrorBody, ExplainRequest, OrderRequest, ResyncRequest, VerifyRequest};
+use super::orders::{HoldRequest, PauseRequest, QuarantineRequest, ResumeRequest};
 use super::{Admin, REQUEST_ACCOUNTS_MAX, REQUEST_BYTES_MAX, REQUESTS_AT_ONCE, socket};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -126,6 +127,15 @@ async fn run(
         .route("/v1/merge", get(merge_report))
         .route("/v1/explain", post(explain))
         .route("/v1/order", post(order))
+        .route("/v1/hold", get(holds))
+        .route("/v1/hold/release", post(hold_release))
+        .route("/v1/hold/undo", post(hold_undo))
+        .route("/v1/pauses", get(pauses))
+        .route("/v1/pause", post(pause))
+        .route("/v1/resume", post(resume))
+        .route("/v1/quarantine", get(quarantine))
+        .route("/v1/quarantine/retry", post(quarantine_retry))
+        .route("/v1/quarantine/skip", post(quarantine_skip))
         .route("/metrics", get(metrics))
         .fallback(nowhere)
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
@@ -229,11 +239,47 @@ async fn order(State(shared): Handle, Json(request): Json<OrderRequest>) -> Resp
 }
 
 #[derive(Deserialize)]
-struct RulesQuery {
+struct AccountQuery {
     account: Option<String>,
 }
 
-async fn rules(State(shared): Handle, Query(query): Query<RulesQuery>) -> Response {
+async fn holds(State(shared): Handle, Query(query): Query<AccountQuery>) -> Response {
+    judged(ask(shared, move |admin| admin.holds(query.account.as_deref())).await)
+}
+
+async fn hold_release(State(shared): Handle, Json(request): Json<HoldRequest>) -> Response {
+    judged(ask(shared, move |admin| admin.hold_release(&request)).await)
+}
+
+async fn hold_undo(State(shared): Handle, Json(request): Json<HoldRequest>) -> Response {
+    judged(ask(shared, move |admin| admin.hold_undo(&request)).await)
+}
+
+async fn pauses(State(shared): Handle) -> Response {
+    answer(ask(shared, |admin| admin.pauses()).await)
+}
+
+async fn pause(State(shared): Handle, Json(request): Json<PauseRequest>) -> Response {
+    judged(ask(shared, move |admin| admin.pause(&request)).await)
+}
+
+async fn resume(State(shared): Handle, Json(request): Json<ResumeRequest>) -> Response {
+    judged(ask(shared, move |admin| admin.resume(&request)).await)
+}
+
+async fn quarantine(State(shared): Handle) -> Response {
+    answer(ask(shared, |admin| admin.quarantine()).await)
+}
+
+async fn quarantine_retry(State(shared): Handle, Json(request): Json<QuarantineRequest>) -> Response {
+    judged(ask(shared, move |admin| admin.quarantine_retry(&request)).await)
+}
+
+async fn quarantine_skip(State(shared): Handle, Json(request): Json<QuarantineRequest>) -> Response {
+    judged(ask(shared, move |admin| admin.quarantine_skip(&request)).await)
+}
+
+async fn rules(State(shared): Handle, Query(query): Query<AccountQuery>) -> Response {
     let accounts: Vec<String> = query.account.into_iter().collect();
     answer(ask(shared, move |admin| admin.rules(&accounts)).await)
 }

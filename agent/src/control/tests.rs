@@ -10,6 +10,7 @@ use super::model::{
     AccountStatus, Done, Explained, OrderRequest, ResyncRequest, Role, RuleRow, Status, Target, VerifyRequest,
     VerifyResult,
 };
+use super::orders::*;
 use super::*;
 use crate::cli::Failure;
 use crate::cli::client::Client;
@@ -47,6 +48,47 @@ impl Admin for Node {
 
     fn resync(&self, account: &str) -> Result<Done, String> {
         if account == "u@x" { Ok(Done { done: "begun".into() }) } else { Err(format!("`{account}` is not known")) }
+    }
+
+    fn holds(&self, account: Option<&str>) -> Result<Vec<HoldRow>, String> {
+        match account {
+            Some("u@x") | None => Ok(vec![HoldRow { id: "3-17".into(), ..HoldRow::default() }]),
+            Some(account) => Err(format!("account `{account}` is not replicated")),
+        }
+    }
+
+    fn hold_release(&self, request: &HoldRequest) -> Result<HoldDone, String> {
+        Ok(HoldDone { done: request.ids.len() as u64, dry_run: request.dry_run, ..HoldDone::default() })
+    }
+
+    fn hold_undo(&self, request: &HoldRequest) -> Result<UndoReport, String> {
+        let account = request.account.clone().ok_or("name an account")?;
+        Ok(UndoReport { account, restored: 4, ..UndoReport::default() })
+    }
+
+    fn pauses(&self) -> Vec<PauseRow> {
+        vec![PauseRow { id: "a".into(), left_seconds: Some(3.0), ..PauseRow::default() }]
+    }
+
+    fn pause(&self, request: &PauseRequest) -> Result<PauseDone, String> {
+        let pause = PauseRow { reason: request.reason.clone(), ..PauseRow::default() };
+        Ok(PauseDone { dry_run: request.dry_run, pause, done: "paused".into() })
+    }
+
+    fn resume(&self, request: &ResumeRequest) -> Result<Done, String> {
+        if request.id == "a" { Ok(Done { done: "ended".into() }) } else { Err("there is no pause".into()) }
+    }
+
+    fn quarantine(&self) -> Vec<QuarantineRow> {
+        vec![QuarantineRow { account: "u@x".into(), ..QuarantineRow::default() }]
+    }
+
+    fn quarantine_retry(&self, request: &QuarantineRequest) -> Result<Done, String> {
+        Ok(Done { done: format!("tried {}", request.account) })
+    }
+
+    fn quarantine_skip(&self, _request: &QuarantineRequest) -> Result<Done, String> {
+        Err("it does not wait here".into())
     }
 
     fn rules(&self, accounts: &[String]) -> Vec<RuleRow> {
@@ -126,6 +168,29 @@ fn the_command_line_and_the_agent_understand_each_other() {
     let quoted = crate::cli::client::quote("ü+&=/@x");
     assert_eq!(client.get::<Vec<RuleRow>>(&format!("/v1/rules?account={quoted}")).unwrap()[0].account, "ü+&=/@x");
     assert_eq!(client.get::<serde_json::Value>("/v1/top").unwrap()["node"], "a");
+}
+
+#[test]
+fn held_operations_pauses_and_waiting_accounts_are_asked_for_and_ordered() {
+    let running = running();
+    let client = Client::new(running.socket.clone());
+    assert_eq!(client.get::<Vec<HoldRow>>("/v1/hold").unwrap()[0].id, "3-17");
+    assert!(client.get::<Vec<HoldRow>>("/v1/hold?account=v%40x").unwrap_err().to_string().contains("not replicated"));
+    let request = HoldRequest { account: Some("u@x".into()), ids: vec!["3-17".into()], ..HoldRequest::default() };
+    assert_eq!(client.post::<_, HoldDone>("/v1/hold/release", &request).unwrap().done, 1);
+    assert_eq!(client.post::<_, UndoReport>("/v1/hold/undo", &request).unwrap().restored, 4);
+    assert_eq!(client.get::<Vec<PauseRow>>("/v1/pauses").unwrap()[0].left_seconds, Some(3.0));
+    let pause = PauseRequest { reason: "r".into(), dry_run: true, ..PauseRequest::default() };
+    assert!(client.post::<_, PauseDone>("/v1/pause", &pause).unwrap().dry_run);
+    let resume = ResumeRequest { id: "b".into(), dry_run: false };
+    assert!(client.post::<_, Done>("/v1/resume", &resume).unwrap_err().to_string().contains("no pause"));
+    assert_eq!(client.get::<Vec<QuarantineRow>>("/v1/quarantine").unwrap()[0].account, "u@x");
+    let one = QuarantineRequest { account: "u@x".into(), dry_run: false };
+    assert_eq!(client.post::<_, Done>("/v1/quarantine/retry", &one).unwrap().done, "tried u@x");
+    assert!(client.post::<_, Done>("/v1/quarantine/skip", &one).is_err());
+    // What a script may leave out.
+    let sparse: HoldRequest = serde_json::from_str(r#"{"account":"u@x"}"#).unwrap();
+    assert!(sparse.ids.is_empty() && !sparse.dry_run);
 }
 
 #[test]
@@ -226,10 +291,10 @@ fn the_names_of_the_status_are_a_contract() {
     let value = serde_json::to_value(&status).unwrap();
     let names =
         |at: &str| value.pointer(at).unwrap().as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
-    assert_eq!(names(""), "accounts blind blobs groups healthy journal node peers reasons ring store");
+    assert_eq!(names(""), "accounts blind blobs groups healthy holds journal node pauses peers reasons ring store");
     assert_eq!(names("/node"), "cluster id name pid uptime_seconds version");
     assert_eq!(names("/ring"), "capacity_bytes changes_open dropped_total fill_bytes gaps path records_total");
-    assert_eq!(names("/accounts/0"), "active group name quarantined replicas role");
+    assert_eq!(names("/accounts/0"), "active braked group held name paused quarantined replicas role");
     assert_eq!(names("/accounts/0/replicas/0"), "lag node state");
     assert_eq!(names("/accounts/0/replicas/0/lag"), "bytes operations seconds");
     assert_eq!(names("/peers/0"), "address beat_age_seconds connected id lag last_error name sent_bytes_total");

@@ -207,6 +207,8 @@ pub enum Scope {
     Node(u16),
     Group(u32),
     Account(String),
+    /// What one node ships to another. Never in the coordinator: it is that node's own.
+    Peer(u16),
 }
 
 /// What is paused.

@@ -54,8 +54,11 @@ pub fn first_difference(left: &AccountState, right: &AccountState) -> Option<Dif
             }
         }
     }
-    set_difference(&left.directories, &right.directories, "the directory")
-        .or_else(|| set_difference(&left.subscriptions, &right.subscriptions, "the subscription"))
+    set_difference(&left.lone_directories(), &right.lone_directories(), "the directory")
+        .or_else(|| {
+            let (here, there) = (left.subscriptions.iter().collect(), right.subscriptions.iter().collect());
+            set_difference(&here, &there, "the subscription")
+        })
         .or_else(|| attribute_difference(None, &left.attributes, &right.attributes))
 }
 
@@ -111,9 +114,9 @@ fn mailbox_difference(a: &MailboxState, b: &MailboxState) -> Option<Difference> 
     attribute_difference(name, &a.attributes, &b.attributes)
 }
 
-fn set_difference(a: &BTreeSet<String>, b: &BTreeSet<String>, what: &'static str) -> Option<Difference> {
+fn set_difference(a: &BTreeSet<&String>, b: &BTreeSet<&String>, what: &'static str) -> Option<Difference> {
     let name = a.symmetric_difference(b).next()?;
-    let tell = |set: &BTreeSet<String>| if set.contains(name) { "present" } else { "absent" };
+    let tell = |set: &BTreeSet<&String>| if set.contains(name) { "present" } else { "absent" };
     difference(Some(name), None, what, tell(a), tell(b))
 }
 

@@ -8,4 +8,4 @@ pub mod compare;
 pub mod state;
 
 pub use compare::{Difference, first_difference};
-pub use state::{AccountState, MailboxState, MessageState};
+pub use state::{AccountState, MailboxState, MessageState, is_below};

@@ -37,6 +37,14 @@ pub struct MailboxState {
     pub messages: BTreeMap<u32, MessageState>,
 }
 
+/// Whether `name` may be below `parent`.
+#[must_use]
+pub fn is_below(name: &str, parent: &str) -> bool {
+    name.strip_prefix(parent)
+        .and_then(|rest| rest.chars().next())
+        .is_some_and(|sign| !sign.is_alphanumeric() && !matches!(sign, ' ' | '-' | '_'))
+}
+
 /// One account.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccountState {
@@ -112,12 +120,30 @@ impl AccountState {
             hasher.bytes(&guid.0);
             hasher.bytes(&mailbox.digest());
         }
-        for names in [&self.directories, &self.subscriptions] {
+        let subscriptions: BTreeSet<&String> = self.subscriptions.iter().collect();
+        for names in [self.lone_directories(), subscriptions] {
             hasher.number(names.len() as u64);
             names.iter().for_each(|name| hasher.bytes(name.as_bytes()));
         }
         hasher.attributes(&self.attributes);
         hasher.finish()
+    }
+
+    /// Directories with nothing below them. One with something below it is there because of that, and stores do not
+    /// agree on when they list it (seen: a Maildir that names a deleted mailbox as long as it has children).
+    #[must_use]
+    pub fn lone_directories(&self) -> BTreeSet<&String> {
+        let names: BTreeSet<&str> = self
+            .mailboxes
+            .values()
+            .map(|mailbox| mailbox.name.as_str())
+            .chain(self.directories.iter().map(String::as_str))
+            .collect();
+        let is_lone = |name: &&String| {
+            let after = names.range(name.as_str()..).take_while(|other| other.starts_with(name.as_str()));
+            !after.into_iter().any(|other| is_below(other, name))
+        };
+        self.directories.iter().filter(is_lone).collect()
     }
 
     /// Number of messages in all mailboxes.

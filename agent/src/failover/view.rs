@@ -131,7 +131,7 @@ impl View {
                 Scope::Cluster => true,
                 Scope::Node(node) => nodes.iter().any(|n| n.get() == *node),
                 Scope::Group(paused) => *paused == group.0,
-                Scope::Account(_) => false,
+                Scope::Account(_) | Scope::Peer(_) => false,
             };
             let holds = concerned && pause.what == Paused::Failover && pause.holds(wall_ns);
             holds.then_some((id.as_str(), pause))

@@ -95,6 +95,10 @@ pub struct Metrics {
     pub applied_operations: Family<Op, Counter>,
     pub apply: Histogram,
     pub quarantined_accounts: Gauge,
+    pub held_operations: Gauge,
+    pub braked_accounts: Gauge,
+    pub brakes: Counter,
+    pub pauses: Gauge,
     pub resyncs: Family<Outcome, Counter>,
     pub merge_messages: Counter,
     pub merge_conflicts: Counter,
@@ -238,6 +242,15 @@ impl Metrics {
         let apply = b.seconds("apply", "Time that the store took for one request of the replay", seconds_histogram());
         let quarantined_accounts =
             b.plain("quarantined_accounts", "Accounts whose operations are set aside on this node", Gauge::default());
+        let held_operations =
+            b.plain("held_operations", "Destructive operations that are held on this node", Gauge::default());
+        let braked_accounts = b.plain(
+            "braked_accounts",
+            "Accounts whose storm of destructive operations waits for an administrator",
+            Gauge::default(),
+        );
+        let brakes = b.plain("brakes", "Storms of destructive operations that tripped a brake", Counter::default());
+        let pauses = b.plain("pauses", "Pauses in force", Gauge::default());
         let resyncs = b.plain("resyncs", "Resyncs of accounts, by how they ended", Family::default());
         let merge_messages = b.plain(
             "merge_messages",
@@ -333,6 +346,10 @@ impl Metrics {
             applied_operations,
             apply,
             quarantined_accounts,
+            held_operations,
+            braked_accounts,
+            brakes,
+            pauses,
             resyncs,
             merge_messages,
             merge_conflicts,

@@ -10,6 +10,7 @@ use crossbeam::channel::{Sender, bounded};
 use understudy_types::id::{GroupId, NodeId};
 
 use super::council::Ask;
+use super::holds::Holds;
 use super::merging;
 use super::query::Query;
 use super::verify::Verifier;
@@ -18,11 +19,16 @@ use crate::config::model::CoordinatorKind;
 use crate::config::{self, Loaded};
 use crate::control::Admin;
 use crate::control::model::{
-    Done, Explained, MergeFinding, MergeRow, OrderRequest, Rule, RuleRow, Status, Target, VerifyResult,
+    Done, Explained, MergeFinding, MergeRow, OrderRequest, Rule, RuleHold, RuleRow, Status, Target, VerifyResult,
+};
+use crate::control::orders::{
+    HoldDone, HoldRequest, HoldRow, PauseDone, PauseRequest, PauseRow, QuarantineRequest, QuarantineRow, ResumeRequest,
+    UndoReport,
 };
 use crate::failover::Order;
 use crate::limits::QUERY_MS_MAX;
 use crate::merge::Merger;
+use crate::pause::{Keeper, Pauses};
 use crate::rules::Rules;
 
 /// The node's side of the admin socket.
@@ -34,6 +40,10 @@ pub(crate) struct NodeAdmin {
     pub verifier: Verifier,
     pub view: SharedView,
     pub loaded: Arc<Loaded>,
+    pub holds: Holds,
+    pub pauses: Pauses,
+    /// Where pauses are kept that are not this node's own.
+    pub keeper: Arc<dyn Keeper>,
 }
 
 impl NodeAdmin {
@@ -55,7 +65,7 @@ impl NodeAdmin {
         answer.recv_timeout(Duration::from_millis(QUERY_MS_MAX)).map_err(|_| silent())
     }
 
-    fn node(&self, name: &str) -> Result<NodeId, String> {
+    pub(super) fn node(&self, name: &str) -> Result<NodeId, String> {
         let nodes = self.loaded.config.nodes();
         let found = nodes.iter().find(|(id, known)| *known == name || id.to_string() == name);
         found.map(|(id, _)| *id).ok_or_else(|| {
@@ -164,6 +174,42 @@ impl Admin for NodeAdmin {
         Ok(Done { done: format!("a snapshot of account `{account}` is on its way to its replicas") })
     }
 
+    fn holds(&self, account: Option<&str>) -> Result<Vec<HoldRow>, String> {
+        self.holds.list(account)
+    }
+
+    fn hold_release(&self, request: &HoldRequest) -> Result<HoldDone, String> {
+        self.holds.release(request)
+    }
+
+    fn hold_undo(&self, request: &HoldRequest) -> Result<UndoReport, String> {
+        self.holds.undo(request)
+    }
+
+    fn pauses(&self) -> Vec<PauseRow> {
+        self.pause_rows()
+    }
+
+    fn pause(&self, request: &PauseRequest) -> Result<PauseDone, String> {
+        self.begin_pause(request)
+    }
+
+    fn resume(&self, request: &ResumeRequest) -> Result<Done, String> {
+        self.end_pause(request)
+    }
+
+    fn quarantine(&self) -> Vec<QuarantineRow> {
+        self.quarantine_rows()
+    }
+
+    fn quarantine_retry(&self, request: &QuarantineRequest) -> Result<Done, String> {
+        self.quarantine_order(request, false)
+    }
+
+    fn quarantine_skip(&self, request: &QuarantineRequest) -> Result<Done, String> {
+        self.quarantine_order(request, true)
+    }
+
     fn rules(&self, accounts: &[String]) -> Vec<RuleRow> {
         let named;
         let accounts = if accounts.is_empty() {
@@ -189,6 +235,7 @@ impl Admin for NodeAdmin {
                     on_timeout: text(&resolved.on_timeout),
                     on_full: text(&resolved.on_full),
                     wait_timeout_ms: resolved.wait_timeout_ms,
+                    hold: RuleHold::of(&resolved.hold),
                     rule: resolved.rule_name.clone(),
                 })
             })

@@ -19,6 +19,8 @@ pub(crate) struct Board(Mutex<State>);
 pub(crate) struct State {
     pub applied: HashMap<GroupId, u64>,
     pub parked: HashMap<String, (GroupId, Parked)>,
+    /// By account.
+    pub holding: HashMap<String, super::held::Holding>,
     /// For routing.
     pub said: super::routing::Said,
 }

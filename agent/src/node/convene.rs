@@ -125,6 +125,7 @@ pub(super) fn convene(
         transport: core.transport.clone(),
         lease: core.capture.write_lease(),
         queries: queries.clone(),
+        pauses: core.pauses.clone(),
     })
     .map(drop)
     .context("cannot start the council")

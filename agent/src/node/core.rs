@@ -113,6 +113,8 @@ pub(super) struct Core {
     pub rebase_next: BTreeSet<GroupId>,
     pub peer_resync: BTreeMap<(GroupId, NodeId), PeerResync>,
     pub parked: super::parked::ParkedBoard,
+    pub pauses: crate::pause::Pauses,
+    pub settling: super::held::Settling,
     /// Ends of snapshots that are not durable yet: group, sequence, account.
     pub snapshot_ends: Vec<(GroupId, u64, String)>,
     /// Accounts that were changed here and are active elsewhere, until their active is asked.
@@ -428,6 +430,16 @@ impl Core {
                     self.ask_resync(active, &account, bodies);
                 }
             }
+            ApplyEvent::Holds { group, account, held, trip } => self.holds(group, account, held, trip),
+            ApplyEvent::Braked { account, trip, .. } => {
+                self.metrics.brakes.inc();
+                tracing::warn!(
+                    account,
+                    count = trip.count,
+                    limit = trip.limit,
+                    "a storm of destructive operations: they are held until an administrator says what it was"
+                );
+            }
             ApplyEvent::Took { ns } => self.metrics.apply.observe(seconds(ns)),
             ApplyEvent::Count { kind, status, count } => {
                 let outcome = format!("{status:?}").to_lowercase();
@@ -515,6 +527,8 @@ impl Core {
             Query::Account { account, reply } => drop(reply.send(self.position(&account))),
             Query::Ask { peer, kind, body, reply } => self.ask(peer, kind, body, Some(reply)),
             Query::Resync { account, bodies, why, reply } => drop(reply.send(self.resync(&account, bodies, &why))),
+            Query::Replay { group, order, reply } => self.workers.order(group, order, reply),
+            Query::Upload { bodies } => bodies.into_iter().for_each(|id| self.uploader.want(id)),
             Query::Names { reply } => {
                 drop(reply.send(self.accounts.iter().map(|(account, _)| account.to_owned()).collect()));
             }

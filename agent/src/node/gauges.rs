@@ -103,6 +103,10 @@ impl Core {
             board.parked.values().filter(is).count()
         };
         to.quarantined_accounts.set(count(board.parked.len()));
+        to.held_operations
+            .set(board.holding.values().map(|holding| i64::try_from(holding.held).unwrap_or(i64::MAX)).sum());
+        to.braked_accounts.set(count(board.holding.values().filter(|holding| holding.trip.is_some()).count()));
+        to.pauses.set(count(self.pauses.all(crate::clock::wall_ns()).len()));
         to.blobs_missing.set(count(parked(false)));
         to.blobs_damaged.set(count(parked(true)));
         for peer in &self.config.peers {

@@ -18,7 +18,10 @@ mod exports;
 mod gauges;
 mod merging;
 mod opening;
+mod held;
+mod holds;
 mod orders;
+mod pausing;
 mod parked;
 mod peers;
 mod query;
@@ -31,6 +34,7 @@ mod stands;
 mod start;
 mod status;
 mod stood;
+mod undo;
 mod verify;
 
 use std::time::Duration;

@@ -40,7 +40,7 @@ impl Core {
         if idle && applied < tail {
             self.workers.wake(group);
         }
-        idle && applied >= tail
+        idle && applied >= tail && self.are_holds_settled(group)
     }
 
     /// Opens the group's stream here.

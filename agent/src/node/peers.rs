@@ -5,6 +5,7 @@
 //! frame as a new beginning, and a snapshot of every account of the group follows.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use understudy_types::id::{Epoch, GroupId, NodeId, Sequence};
@@ -12,8 +13,10 @@ use understudy_types::message::{Channel, Message, ResyncReason, status};
 
 use super::core::{Core, PeerResync};
 use super::query::{self, AccountPosition, kind};
+use crate::clock;
 use crate::frame::Frame;
 use crate::journal::{ReadError, Tail, Token};
+use crate::limits::{ASK_MS_MAX, UNDO_MS_MAX};
 use crate::receive::{Arrived, Decision};
 use crate::ship::{FrameMeta, ShipAction, ShipEvent, ShipOutcome};
 use crate::transport::{LinkId, SendError, TransportEvent};
@@ -195,6 +198,11 @@ impl Core {
             ShipAction::Ship { peer, link, group, writer_epoch, from, bytes_max } => {
                 let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
                 let (mut sent, mut outcome) = (Vec::new(), ShipOutcome::Sent);
+                if self.pauses.peer(peer, clock::wall_ns()).is_some() {
+                    // Tried again every second.
+                    let (frames, outcome) = (sent, ShipOutcome::Full);
+                    return Some(ShipEvent::Shipped { peer, link, group, frames, outcome });
+                }
                 match self.reader.read(group, from, bytes_max) {
                     Ok(frames) => {
                         let told = self.own.get(&group).map_or(Sequence(0), |own| own.told);
@@ -377,7 +385,8 @@ impl Core {
             }
             return;
         };
-        let id = self.asks.open(peer, link, reply, self.now);
+        let patience_ms = if kind == kind::UNDO { UNDO_MS_MAX } else { ASK_MS_MAX };
+        let id = self.asks.open(peer, link, reply, self.now.after(Duration::from_millis(patience_ms)));
         if let Err(error) = self.transport.send_on(link, &Message::Request { id, kind, body }) {
             self.asks.fail(id, &error.to_string());
         }

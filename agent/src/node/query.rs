@@ -4,8 +4,10 @@
 //! lengths are checked before anything is read. Refuses: answering; `core` and `verify` do.
 
 use crossbeam::channel::Sender;
-use understudy_types::id::{GroupId, NodeId};
+use understudy_types::id::{BlobId, GroupId, NodeId};
 
+use crate::apply::orders::Order as ReplayOrder;
+use crate::apply::worker::Answer;
 use crate::control::model::Status;
 use crate::failover::Desired;
 pub(crate) use crate::merge::wire::{account_name, put_op, take_ops};
@@ -21,6 +23,12 @@ pub(crate) mod kind {
     /// Account: compare it with its replicas; the answer is JSON.
     pub(crate) const VERIFY: u16 = 5;
     pub(crate) use crate::merge::wire::kind::{CONTENT, FORK, MERGE};
+    /// JSON `HoldRequest`: what this node holds; the answer is JSON.
+    pub(crate) const HOLDS: u16 = 9;
+    /// JSON `HoldRequest`: apply held operations now; the answer is JSON.
+    pub(crate) const RELEASE: u16 = 10;
+    /// JSON `HoldRequest`: bring back what this node's held operations would destroy; the answer is JSON.
+    pub(crate) const UNDO: u16 = 11;
 }
 
 /// Where an account stands.
@@ -63,6 +71,16 @@ pub(crate) enum Query {
         bodies: bool,
         why: String,
         reply: Sender<Result<(), String>>,
+    },
+    /// An order for the apply worker of a group.
+    Replay {
+        group: GroupId,
+        order: ReplayOrder,
+        reply: Answer,
+    },
+    /// Bodies that stand in the spool.
+    Upload {
+        bodies: Vec<BlobId>,
     },
     /// Names of all accounts that the node knows.
     Names {

@@ -10,9 +10,9 @@ use crossbeam::channel::{Sender, bounded};
 use understudy_types::id::NodeId;
 use understudy_types::message::{Message, PAYLOAD_BYTES_MAX, status};
 
-use super::verify::Verifier;
+use super::holds::Holds;
 use crate::clock::MonoNs;
-use crate::limits::{ANSWERERS, ASK_MS_MAX, REPLY_BYTES_MAX, REQUESTS_WAITING_MAX};
+use crate::limits::{ANSWERERS, REPLY_BYTES_MAX, REQUESTS_WAITING_MAX};
 use crate::transport::{LinkId, SendError, TransportHandle};
 
 type Reply = Sender<Result<Vec<u8>, String>>;
@@ -33,10 +33,9 @@ pub(crate) struct Asks {
 }
 
 impl Asks {
-    /// Opens a request and gives its number.
-    pub(crate) fn open(&mut self, peer: NodeId, link: LinkId, reply: Option<Reply>, now: MonoNs) -> u64 {
+    /// Opens a request that waits until then, and gives its number.
+    pub(crate) fn open(&mut self, peer: NodeId, link: LinkId, reply: Option<Reply>, until: MonoNs) -> u64 {
         self.last += 1;
-        let until = now.after(Duration::from_millis(ASK_MS_MAX));
         self.waiting.insert(self.last, Ask { peer, link, reply, body: Vec::new(), until });
         self.last
     }
@@ -106,15 +105,16 @@ impl Answering {
     ///
     /// # Errors
     /// When a thread cannot be made.
-    pub(crate) fn begin(verifier: &Verifier, transport: &TransportHandle) -> std::io::Result<Self> {
+    pub(crate) fn begin(holds: &Holds, transport: &TransportHandle) -> std::io::Result<Self> {
         let (jobs, orders) = bounded::<Job>(REQUESTS_WAITING_MAX);
         for n in 0..ANSWERERS {
-            let (verifier, transport, orders) = (verifier.clone(), transport.clone(), orders.clone());
+            let (holds, transport, orders) = (holds.clone(), transport.clone(), orders.clone());
             let thread = std::thread::Builder::new().name(format!("answer-{n}"));
             thread.spawn(move || {
-                let mut store = (verifier.connect)();
+                let mut store = (holds.verifier.connect)();
                 while let Ok(job) = orders.recv() {
-                    let answer = verifier.answer(job.kind, &job.body, store.as_mut());
+                    let held = holds.answer(job.kind, &job.body, store.as_mut());
+                    let answer = held.unwrap_or_else(|| holds.verifier.answer(job.kind, &job.body, store.as_mut()));
                     send(&transport, &job, answer);
                 }
             })?;

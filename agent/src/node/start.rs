@@ -21,7 +21,10 @@ use super::convene::{convene, first_roles};
 use super::core::Core;
 use super::council::Council;
 use super::council::kick::Kicker;
+use super::held::NodeOrders;
+use super::holds::Holds;
 use super::merging::Merging;
+use super::pausing::CoordinatorKeeper;
 use super::query::Query;
 use super::raise::Raiser;
 use super::remote::{Answering, Asks};
@@ -54,6 +57,7 @@ use crate::journal::{self, Journal, JournalConfig};
 use crate::limits::{CAPTURE_QUEUE_MAX, EVENTS_MAX, JOURNAL_CACHE_BYTES, STORE_EXPORT_MS_MAX};
 use crate::merge::Forks;
 use crate::metrics::Metrics;
+use crate::pause::{Keeper, Pauses};
 use crate::pressure::PressureReader;
 use crate::probe::{Probe, ProbeConfig, Source};
 use crate::receive::Receiver;
@@ -189,10 +193,14 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     let connect: Connect = Arc::new(move || -> Box<dyn Store> { Box::new(DovecotStore::new(store.clone())) });
     let storage = blobs(&config)?;
     let staging = config.node.runtime_dir.join("bodies");
+    let pauses_file = config.node.data_dir.join("pauses.json");
+    let pauses =
+        Pauses::open(&pauses_file).with_context(|| format!("cannot read the pauses in `{}`", pauses_file.display()))?;
     let shared = Arc::new(Shared {
         frames: Box::new(reader.clone()),
         bodies: BodyCache::open(&staging, storage.clone())?,
         cursors: Cursors::open(&config.node.data_dir.join("applied.redb"))?,
+        orders: Box::new(NodeOrders { node, view: view.clone(), pauses: pauses.clone() }),
     });
     let (apply_events, applied) = bounded(EVENTS_MAX);
     let workers = Workers::start(config.store.apply_workers, &shared, || connect(), sender(apply_events))?;
@@ -219,7 +227,8 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         forks: Arc::new(Forks::open(&config.node.data_dir.join("forks.redb"))?),
         shared: shared.clone(),
     };
-    let answering = Answering::begin(&verifier, &transport)?;
+    let holds = Holds { node, verifier: verifier.clone(), shared, blobs: storage.clone() };
+    let answering = Answering::begin(&holds, &transport)?;
     let accounts = {
         let view = view.read();
         Accounts::open(&config.node.data_dir.join("accounts.redb"), |account| view.placement.group_of(account))?
@@ -356,6 +365,8 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         rebase_next: BTreeSet::new(),
         peer_resync: BTreeMap::new(),
         parked: super::parked::ParkedBoard::default(),
+        pauses: pauses.clone(),
+        settling: super::held::Settling::new(),
         snapshot_ends: Vec::new(),
         foreign_asked: BTreeMap::new(),
         merging,
@@ -390,7 +401,12 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     census::start(&connect, query_sender.clone())?;
     compare::start(verifier.clone(), query_sender.clone())?;
     let routing = route(&config, &view, &core.board, &query_sender)?;
+    let keeper: Arc<dyn Keeper> =
+        if shared { Arc::new(CoordinatorKeeper { queries: query_sender.clone() }) } else { Arc::new(pauses.clone()) };
     let admin = Arc::new(NodeAdmin {
+        holds,
+        pauses,
+        keeper,
         merger: core.merging.merger.clone(),
         queries: query_sender.clone(),
         asks: shared.then_some(council_asks),

@@ -40,9 +40,21 @@ impl Core {
         reasons.extend(self.recovered.damage.iter().map(|damage| format!("journal: {damage}")));
         reasons.extend(self.merge_reasons());
         let board = self.board.lock();
-        for (account, (_, parked)) in &board.parked {
+        let paused = |parked: &crate::apply::park::Parked| parked.reason == crate::apply::park::Reason::Paused;
+        for (account, (_, parked)) in board.parked.iter().filter(|(_, (_, parked))| !paused(parked)) {
             reasons.push(format!("account `{account}` waits: {}", parked.detail));
         }
+        for (account, trip) in board.holding.iter().filter_map(|(account, holding)| Some((account, holding.trip?))) {
+            reasons.push(format!(
+                "account `{account}`: a storm of {} destructive operations in a minute (limit {}) is held; `understudy hold list`, then `hold release` or `hold undo`",
+                trip.count, trip.limit
+            ));
+        }
+        let holds = crate::control::model::HoldStatus {
+            operations: board.holding.values().map(|holding| holding.held).sum(),
+            accounts: board.holding.values().filter(|holding| holding.held > 0).count() as u64,
+            braked: board.holding.values().filter(|holding| holding.trip.is_some()).count() as u64,
+        };
         let damaged = |(_, parked): &&(GroupId, crate::apply::park::Parked)| {
             matches!(parked.reason, crate::apply::park::Reason::Body { damaged: true, .. })
         };
@@ -99,6 +111,13 @@ impl Core {
             groups: self.group_statuses(wall_ns),
             peers: self.peer_statuses(wall_ns),
             accounts: if with_accounts { self.account_statuses(wall_ns, unread) } else { Vec::new() },
+            pauses: self
+                .pauses
+                .all(wall_ns)
+                .into_iter()
+                .map(|(id, pause, local)| super::pausing::row(id, &pause, local, wall_ns))
+                .collect(),
+            holds,
             blind: self.probes.signal.as_ref().map(|signal| signal.blind.clone()).unwrap_or_default(),
         }
     }
@@ -219,7 +238,18 @@ impl Core {
                 },
                 active: self.name(group.active),
                 replicas,
-                quarantined: board.parked.get(&name).map(|(_, parked)| parked.detail.clone()),
+                quarantined: board
+                    .parked
+                    .get(&name)
+                    .filter(|(_, parked)| parked.reason != crate::apply::park::Reason::Paused)
+                    .map(|(_, parked)| parked.detail.clone()),
+                held: board.holding.get(&name).map_or(0, |holding| holding.held),
+                braked: board.holding.get(&name).is_some_and(|holding| holding.trip.is_some()),
+                paused: self
+                    .pauses
+                    .account(&name, wall_ns)
+                    .or_else(|| self.pauses.group(self.node, group.id, wall_ns))
+                    .map(|pause| crate::pause::describe(&pause, wall_ns)),
                 name,
             });
         }

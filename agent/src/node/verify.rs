@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use crossbeam::channel::{Sender, bounded};
 use understudy_types::id::NodeId;
+use understudy_types::op::Op;
 
 use super::board::Board;
 use super::query::{self, AccountPosition, Query, kind};
+use crate::apply::cursor::Remember;
+use crate::apply::hold::{Held, hide, hides};
 use crate::apply::worker::Shared;
 use crate::capture::view::SharedView;
 use crate::clock;
@@ -139,16 +142,20 @@ impl Verifier {
             kind::DIGEST | kind::STATE => {
                 let (position, account) = query::take_position(body).ok_or("malformed request")?;
                 self.wait_applied(account, position)?;
+                let held = self.held(account)?;
                 if kind == kind::DIGEST {
-                    return dump(store, account)
-                        .map(|state| state.digest().to_vec())
-                        .map_err(|error| error.to_string());
+                    let mut state = dump(store, account).map_err(|error| error.to_string())?;
+                    hide(&held, &mut state);
+                    return Ok(state.digest().to_vec());
                 }
                 let mut row = Vec::new();
                 let options = DumpOptions { messages: true, bodies: false };
-                store
-                    .dump(account, options, &mut |op| query::put_op(&mut row, &op))
-                    .map_err(|error| error.to_string())?;
+                let mut put = |op: Op| {
+                    if !held.iter().any(|held| hides(held, &op)) {
+                        query::put_op(&mut row, &op);
+                    }
+                };
+                store.dump(account, options, &mut put).map_err(|error| error.to_string())?;
                 Ok(row)
             }
             kind::VERIFY => {
@@ -159,6 +166,16 @@ impl Verifier {
             kind::CONTENT | kind::FORK | kind::MERGE => self.merge(kind, body, store),
             _ => Err("unknown request".into()),
         }
+    }
+
+    /// What is held of the account here: it is not what this node answers for.
+    fn held(&self, account: &str) -> Result<Vec<Held>, String> {
+        if !self.board.lock().holding.contains_key(account) {
+            return Ok(Vec::new());
+        }
+        let group = self.view.read().placement.group_of(account);
+        let holds = self.shared.cursors.holds(group).map_err(|error| error.to_string())?;
+        Ok(holds.held.into_iter().map(|(_, held)| held).filter(|held| held.account == account).collect())
     }
 
     fn wait_applied(&self, account: &str, position: u64) -> Result<(), String> {

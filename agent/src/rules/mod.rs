@@ -4,12 +4,14 @@
 //! What can hurt: a rule that silently matches nobody; a class or list that does not exist is an error.
 //! Refuses: input at run time: [`Rules::resolve`] is pure, files are read once by [`Rules::build`].
 
+mod hold;
 mod kinds;
 mod matcher;
 
 use serde::Serialize;
 
 use crate::config::{Config, KeyPath, Problem};
+pub use hold::{Class, Hold, OnPromotion};
 pub use kinds::KindMask;
 use matcher::{Matcher, Sets};
 
@@ -90,6 +92,7 @@ pub struct Resolved {
     pub on_timeout: OnTimeout,
     pub on_full: OnFull,
     pub wait_timeout_ms: u32,
+    pub hold: Hold,
     /// Number of the rule that decided, from 0; `None` when no rule matched or none is configured.
     pub rule: Option<usize>,
     /// Name of that rule, for people.
@@ -147,6 +150,10 @@ impl Rules {
                     "lower it or add peers",
                 ));
             }
+            let hold = Hold::build(rule).unwrap_or_else(|(why, remedy)| {
+                problems.push(Problem::error(at("hold_classes"), why, remedy));
+                Hold::default()
+            });
             rules.push(Rule {
                 matcher,
                 resolved: Resolved {
@@ -160,6 +167,7 @@ impl Rules {
                         _ => OnFull::GoOn,
                     },
                     wait_timeout_ms: rule.wait_timeout_ms,
+                    hold,
                     rule: Some(index),
                     rule_name: rule.name.clone().unwrap_or_else(|| format!("#{index}")),
                 },
@@ -173,6 +181,7 @@ impl Rules {
             on_timeout: OnTimeout::GoOn,
             on_full: OnFull::GoOn,
             wait_timeout_ms: 2000,
+            hold: Hold::default(),
             rule: None,
             rule_name: if none_configured { "(no rules: all)".to_owned() } else { "(no rule matches)".to_owned() },
         };

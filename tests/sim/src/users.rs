@@ -216,7 +216,7 @@ impl Session<'_> {
         let Some((mailbox, _, uid, message)) = self.message() else { return self.deliver(INBOX) };
         for _ in 0..times {
             let modseq = self.state.mailboxes.get(&mailbox).map_or(0, |m| m.highest_modseq) + 1;
-            let flags = u32::try_from(self.users.random.below(16)).unwrap_or(0) | u32::from(times == 1) * flag::DRAFT;
+            let flags = u32::try_from(self.users.random.below(16)).unwrap_or(0) | (u32::from(times == 1) * flag::DRAFT);
             let keywords = if self.users.random.chance(200) { vec!["$Label1".to_owned()] } else { Vec::new() };
             let op = Op::FlagsSet { mailbox, uid, guid: message.guid.clone(), flags, keywords, modseq };
             let delay = self.later_ns();

@@ -18,6 +18,7 @@ mod bodies;
 mod bypass;
 mod copy;
 mod extras;
+mod hold;
 mod s3;
 
 /// What takes longer than this hangs. Generous: it says nothing of speed.

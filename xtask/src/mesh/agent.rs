@@ -129,7 +129,9 @@ replica_count = {replica_count}
     for (name, group) in (0..plan.accounts).map(|n| plan.account(n)) {
         let _ = writeln!(text, "\"{name}\" = {group}");
     }
-    let _ = write!(text, "\n[[rules]]\nname = \"all\"\naccounts = [\"*\"]\nlevel = \"{level}\"\non_full = \"go-on\"\n");
+    // Users of a trial have no habits, and what tests do to them is one storm.
+    let rule = "name = \"all\"\naccounts = [\"*\"]\non_full = \"go-on\"\nbrake = \"off\"";
+    let _ = write!(text, "\n[[rules]]\n{rule}\nlevel = \"{level}\"\n");
     text.push_str(&coordinator_text(plan, coordinator));
     for peer in plan.nodes.iter().filter(|p| p.number != number) {
         let ip = ips.get(peer.number - 1).copied().unwrap_or("127.0.0.1");

@@ -47,6 +47,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("canary", &[]),
     // Failover: what is agreed on, and who decides.
     ("coordinator", &[]),
+    ("pause", &["coordinator"]),
     ("failover", &["coordinator", "signal", "beat"]),
     ("fence", &[]), // the hook and the watchdog, for `node`
 ];

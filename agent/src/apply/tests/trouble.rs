@@ -5,13 +5,14 @@ use crossbeam::atomic::AtomicCell;
 use super::replay::morning;
 use super::snapshots::old_account;
 use super::*;
+use crate::apply::orders::Order;
 use crate::apply::park::Reason;
 use crate::store::{MailboxMark, Outcome, RaiseGap, StoreError};
 
 /// A store that fails in every way it can, and then works.
-struct Failing {
-    inner: MemoryStore,
-    calls: u32,
+pub(super) struct Failing {
+    pub(super) inner: MemoryStore,
+    pub(super) calls: u32,
 }
 
 impl Failing {
@@ -211,4 +212,107 @@ fn an_account_that_the_store_is_stuck_with_holds_up_no_other() {
         bench.assert_equal("the lock is gone");
         assert!(bench.asked().is_empty(), "nothing was missed");
     }
+}
+
+/// A store whose process dies whenever it comes to one operation.
+struct Dying {
+    inner: MemoryStore,
+    over: Arc<AtomicCell<bool>>,
+}
+
+impl Dying {
+    fn dies(&self, account: &str, op: &Op) -> bool {
+        account == USER
+            && self.over.load()
+            && matches!(op, Op::MessageSaved { message, .. } if (message.mailbox, message.uid) == (INBOX, 4))
+    }
+}
+
+impl Store for Dying {
+    fn apply(&mut self, account: &str, items: &[ApplyItem]) -> Result<Vec<Outcome>, StoreError> {
+        if let Some(at) = items.iter().position(|item| self.dies(account, &item.op)) {
+            // What came before it in the same transaction dies with it.
+            self.inner.apply(account, &items[..at / 2])?;
+            return Err(StoreError::Broken(std::io::ErrorKind::ConnectionReset.into()));
+        }
+        self.inner.apply(account, items)
+    }
+
+    fn dump(&mut self, account: &str, options: DumpOptions, sink: &mut dyn FnMut(Op)) -> Result<(), StoreError> {
+        self.inner.dump(account, options, sink)
+    }
+
+    fn accounts(&mut self, sink: &mut dyn FnMut(String)) -> Result<(), StoreError> {
+        self.inner.accounts(sink)
+    }
+
+    fn version(&mut self) -> Result<String, StoreError> {
+        self.inner.version()
+    }
+
+    fn raise(&mut self, account: &str, gap: RaiseGap) -> Result<Vec<MailboxMark>, StoreError> {
+        self.inner.raise(account, gap)
+    }
+
+    fn kick(&mut self, accounts: &[String]) -> Result<u64, StoreError> {
+        self.inner.kick(accounts)
+    }
+}
+
+#[test]
+fn an_operation_that_kills_the_store_sets_its_account_aside_alone() {
+    for with_snapshot in [false, true] {
+        let mut bench = Bench::new();
+        bench.ops_in_frame = 9;
+        let over = Arc::new(AtomicCell::new(true));
+        bench.store = Box::new(Dying { inner: bench.replica.clone(), over: over.clone() });
+        if with_snapshot {
+            old_account(&mut bench);
+            bench.snapshot(1);
+            bench.does_for(OTHER, created(INBOX, "INBOX"));
+        } else {
+            morning(&mut bench);
+        }
+        bench.run();
+        assert_eq!(bench.difference(OTHER), None, "the other account goes on");
+        assert_eq!(bench.applier.as_ref().unwrap().applied(), bench.next_seq - 1, "and so does the stream");
+        let parked = bench.parked(USER).expect("set aside");
+        assert_eq!(parked.reason, Reason::Poison);
+        if !with_snapshot {
+            assert!(parked.detail.contains("uid 4"), "the operation is named: {}", parked.detail);
+            let state = bench.state_of(&bench.replica, USER);
+            assert_eq!(state.mailboxes[&INBOX].messages.len(), 1, "what comes before it is applied");
+        }
+        // It stays so, also by another agent, until somebody mends the store and says so.
+        bench.applier = None;
+        bench.run();
+        assert_eq!(bench.parked(USER).map(|parked| parked.reason), Some(Reason::Poison));
+        over.store(false);
+        let retry = Order::Retry { account: USER.into() };
+        let mut applier = bench.applier.take().unwrap();
+        bench.with(|tools| assert_eq!(applier.order(&retry, tools).unwrap().done, 1));
+        bench.applier = Some(applier);
+        bench.run();
+        bench.assert_equal("mended");
+    }
+}
+
+#[test]
+fn an_account_that_is_passed_over_gets_a_snapshot() {
+    let mut bench = Bench::new();
+    let over = Arc::new(AtomicCell::new(true));
+    bench.store = Box::new(Dying { inner: bench.replica.clone(), over });
+    morning(&mut bench);
+    bench.run();
+    let skip = Order::Skip { account: USER.into() };
+    let mut applier = bench.applier.take().unwrap();
+    bench.with(|tools| assert_eq!(applier.order(&skip, tools).unwrap().done, 1));
+    bench.applier = Some(applier);
+    bench.run();
+    assert_eq!(bench.asked(), [true; 3], "asked for, with bodies");
+    // The user removed the message meanwhile.
+    bench.expunge(INBOX, 4);
+    bench.snapshot(1);
+    bench.run();
+    bench.assert_equal("copied anew");
 }

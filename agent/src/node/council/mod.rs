@@ -17,9 +17,11 @@ use understudy_types::id::{GroupId, NodeId};
 use super::query::Query;
 use crate::clock;
 use crate::coordinator::client::{CoordinatorClient, CoordinatorEvent};
+use crate::coordinator::record::Name;
 use crate::failover::decide::Decider;
-use crate::failover::{Action, Input, Said, Settings};
+use crate::failover::{Action, Change, Input, Record, Said, Settings};
 use crate::limits::COUNCIL_TICK_MS;
+use crate::pause::Pauses;
 use crate::transport::TransportHandle;
 pub(crate) use word::Word;
 
@@ -70,6 +72,7 @@ pub(super) struct Parts {
     pub transport: TransportHandle,
     pub lease: WriteLease,
     pub queries: Sender<Query>,
+    pub pauses: Pauses,
 }
 
 /// Starts the thread.
@@ -108,12 +111,31 @@ fn run(parts: &Parts) {
             inputs.push(Input::Tick { wall_ns: clock::wall_ns() });
         }
         for input in inputs {
+            note_pauses(&parts.pauses, &input);
             for action in decider.on(input, clock::boot()) {
                 if act(parts, action) {
                     return;
                 }
             }
         }
+    }
+}
+
+/// Keeps what replay asks up to date.
+fn note_pauses(pauses: &Pauses, input: &Input) {
+    let of = |change: &Change| match (&change.name, &change.record) {
+        (Name::Pause(id), Some(Record::Pause(pause))) => Some((id.clone(), Some(pause.clone()))),
+        (Name::Pause(id), None) => Some((id.clone(), None)),
+        _ => None,
+    };
+    match input {
+        Input::Whole { changes, .. } => {
+            pauses.set_cluster(changes.iter().filter_map(of).filter_map(|(id, pause)| Some((id, pause?))));
+        }
+        Input::Changed { changes } => {
+            changes.iter().filter_map(of).for_each(|(id, pause)| pauses.change_cluster(&id, pause));
+        }
+        _ => {}
     }
 }
 

@@ -294,7 +294,11 @@ impl Agent {
                     self.ask_resync(active, &account, bodies, host, out);
                 }
             }
-            ApplyEvent::Took { .. } | ApplyEvent::Count { .. } => {}
+            // Nothing is held in the simulated worlds.
+            ApplyEvent::Holds { .. }
+            | ApplyEvent::Braked { .. }
+            | ApplyEvent::Took { .. }
+            | ApplyEvent::Count { .. } => {}
         }
     }
 

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use understudy_agent::apply::ApplyEvent;
+use understudy_agent::apply::orders::NoOrders;
 use understudy_agent::apply::park::Parked;
 use understudy_agent::apply::worker::{Means, Shift};
 use understudy_agent::batch::GroupBatch;
@@ -381,7 +382,9 @@ impl Agent {
                     events.push_back(event);
                 }
             },
+            orders: &NoOrders,
             clock: &|| now,
+            wall: &|| now.0,
         });
         if !self.apply_events.is_empty() {
             self.poke(out);
