@@ -136,6 +136,10 @@ fn a_refusal_is_the_agents_own_words() {
     assert!(matches!(&refused, Failure::Agent(said) if said.contains("`v@x` is not known")), "{refused}");
     let refused = client.post::<_, Done>("/v1/reload", &()).unwrap_err();
     assert!(refused.to_string().contains("rules[0].file"), "{refused}");
+    assert!(client.get::<Vec<MergeRow>>("/v1/merges").unwrap().is_empty());
+    let name = crate::cli::client::quote("../3-7");
+    let refused = client.get::<Vec<MergeFinding>>(&format!("/v1/merge?name={name}")).unwrap_err();
+    assert!(refused.to_string().contains("no merge `../3-7`"), "{refused}");
     let refused = client.get::<Done>("/v1/nothing").unwrap_err();
     assert!(refused.to_string().contains("no such page"), "{refused}");
     let many = VerifyRequest { accounts: vec![String::new(); REQUEST_ACCOUNTS_MAX + 1] };

@@ -203,7 +203,6 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     spool.clean()?;
     spool.list()?.into_iter().for_each(|id| uploader.want(id));
     let (export_events, exports) = bounded(EVENTS_MAX);
-    let merge_store = export_store.clone();
     let exporters = Exporters::start(|| Box::new(DovecotStore::new(export_store.clone())), &export_events)?;
     let (query_sender, queries) = unbounded();
     let names = {
@@ -225,8 +224,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         Accounts::open(&config.node.data_dir.join("accounts.redb"), |account| view.placement.group_of(account))?
     };
 
-    let merging = Merging::start(&verifier, merge_store, &storage, &spool, &config.node.data_dir)?;
-
+    let merging = Merging::start(&verifier, export_store, &storage, &spool, &config.node.data_dir)?;
     let (captured_events, captured) = bounded(CAPTURE_QUEUE_MAX);
     let ring_group = config.ring.group.as_deref().map(group_id).transpose()?;
     let options = ConsumerOptions {
