@@ -452,7 +452,14 @@ impl World {
             host.off || host.frozen != Frozen::Nothing || agent.is_none()
         };
         for (link, end) in self.out.net.silent(now, &mute) {
-            self.broken(link, end);
+            // Whoever gives up closes; the other end hears of it when something reaches it.
+            if let Some(node) = self.out.net.peer_of(link, 1 - end) {
+                self.out.net.close(link, node, &mut self.out.queue);
+                let index = self.index(node);
+                if let Some(agent) = &mut self.nodes[index].agent {
+                    agent.incoming(Incoming::Disconnected { link }, &mut self.out);
+                }
+            }
         }
         self.out.coordinator.expire(&mut self.out.queue);
         if self.calm {
