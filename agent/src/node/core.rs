@@ -107,8 +107,8 @@ pub(super) struct Core {
     pub roles: super::roles::Roles,
     pub council: super::council::Council,
     pub orders: super::orders::Orders,
-    /// Groups that lost frames here, until their active was told.
-    pub lost_groups: BTreeSet<GroupId>,
+    /// Groups that lost frames here, until their stream begins anew; with the connection on which the active was told.
+    pub lost_groups: BTreeMap<GroupId, Option<LinkId>>,
     /// Groups whose next frame starts their stream anew here.
     pub rebase_next: BTreeSet<GroupId>,
     pub peer_resync: BTreeMap<(GroupId, NodeId), PeerResync>,
@@ -414,13 +414,9 @@ impl Core {
                 self.tell_applied(group);
             }
             ApplyEvent::Lost { group, why, .. } => {
-                let active = self.view.read().placement.group(group).map(|group| (group.active, group.epoch));
-                let link = active.and_then(|(active, _)| self.links.get(&active).copied());
                 tracing::error!(group = group.0, why, "the group's accounts must be copied anew");
-                self.lost_groups.insert(group);
-                if let (Some((_, epoch)), Some(link)) = (active, link) {
-                    self.tell_lost(group, epoch, link);
-                }
+                self.lost_groups.entry(group).or_default();
+                self.tell_lost();
             }
             ApplyEvent::Ask { group, account, bodies } => {
                 let active = self.view.read().placement.group(group).map(|group| group.active);

@@ -97,6 +97,7 @@ fn run_loop(core: &mut Core, inbox: &Inbox) {
             core.say();
             core.asks.tick(core.now);
             core.tell_parked();
+            core.tell_lost();
             core.ask_actives();
             core.ship(ShipEvent::Tick);
         }

@@ -72,6 +72,7 @@ impl Core {
             },
         );
         self.receiver.close(group);
+        self.lost_groups.remove(&group);
         if self.roles.is_shared() {
             // After a restart the cursor stands where this node was a replica last. What came after was captured from
             // the store here: replayed, an old snapshot would take away what is newer (seen: an empty INBOX).

@@ -349,6 +349,10 @@ impl Core {
         if let Some(standing) = self.roles.groups.get_mut(&group) {
             standing.fence_due = record.epoch() > fence && self.roles.shared;
         }
+        // What an agent before this one found lost may not have been told.
+        if self.reader.group(group).is_some_and(|state| !state.gaps.is_empty()) {
+            self.lost_groups.entry(group).or_default();
+        }
         self.workers.wake(group);
         Some(Stage::Following)
     }

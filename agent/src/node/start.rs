@@ -350,7 +350,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         roles,
         council,
         orders: super::orders::Orders::default(),
-        lost_groups: BTreeSet::new(),
+        lost_groups: BTreeMap::new(),
         rebase_next: BTreeSet::new(),
         peer_resync: BTreeMap::new(),
         parked: super::parked::ParkedBoard::default(),

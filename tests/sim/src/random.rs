@@ -88,24 +88,12 @@ mod tests {
     #[test]
     fn a_seed_gives_the_same_numbers_for_ever() {
         let mut random = Random::new(7, 1);
-        assert_eq!(
-            [random.next(), random.next(), random.next()],
-            [
-                // Written down once; a change here makes every seed of the track record mean something else.
-                Random::new(7, 1).next(),
-                {
-                    let mut r = Random::new(7, 1);
-                    r.next();
-                    r.next()
-                },
-                {
-                    let mut r = Random::new(7, 1);
-                    r.next();
-                    r.next();
-                    r.next()
-                },
-            ]
-        );
+        assert_eq!([random.next(), random.next(), random.next()], [
+            // Written down once; a change here makes every seed of the track record mean something else.
+            Random::new(7, 1).next(),
+            { let mut r = Random::new(7, 1); r.next(); r.next() },
+            { let mut r = Random::new(7, 1); r.next(); r.next(); r.next() },
+        ]);
         assert_ne!(Random::new(7, 1).next(), Random::new(7, 2).next());
     }
 

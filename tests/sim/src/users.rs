@@ -64,8 +64,7 @@ impl Users {
     pub fn act(&mut self, account: usize, host: &mut Host, now_ns: u64) -> Vec<Committed> {
         let plan = self.plan.clone();
         let Some(of) = plan.accounts.get(account) else { return Vec::new() };
-        let mut session =
-            Session { users: self, account, of, host, now_ns, state: AccountState::default(), done: Vec::new() };
+        let mut session = Session { users: self, account, of, host, now_ns, state: AccountState::default(), done: Vec::new() };
         session.read();
         session.act();
         session.done

@@ -112,10 +112,7 @@ impl Account {
                     Some(known) if *known == message.guid => {}
                     known => {
                         let known = known.map_or("nobody", |known| known.as_str());
-                        return Err(format!(
-                            "`{}` uid {uid} is {}, it was given to {known}",
-                            mailbox.name, message.guid
-                        ));
+                        return Err(format!("`{}` uid {uid} is {}, it was given to {known}", mailbox.name, message.guid));
                     }
                 }
             }
