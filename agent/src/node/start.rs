@@ -247,7 +247,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     let roles = Roles::new(shared, Stood::open(&config.node.data_dir)?, raiser, Kicker::start(&connect)?);
     let (council_inputs, council_inbox) = unbounded();
     let (council_asks, council_asked) = unbounded();
-    let council = if shared { Council::new(council_inputs) } else { Council::default() };
+    let council = if shared { Council::new(council_inputs, council_asks.clone()) } else { Council::default() };
 
     let mail_path = config.store.mail_paths.first().cloned();
     let speaker = Speaker {
@@ -309,6 +309,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         store_version: Arc::default(),
         dial_errors: HashMap::new(),
         evidence,
+        watch: super::watch::Watch::start(&config, now)?,
     };
     probes.ask_version(connect())?;
     let tuning = &config.tuning;
@@ -351,7 +352,9 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         dialled_by: HashMap::new(),
         roles,
         council,
+        queries: query_sender.clone(),
         orders: super::orders::Orders::default(),
+        posture: None,
         lost_groups: BTreeSet::new(),
         rebase_next: BTreeSet::new(),
         peer_resync: BTreeMap::new(),

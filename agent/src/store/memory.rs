@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn sessions_of_the_named_accounts_end() {
-        let mut store = MemoryStore::default();
+        let mut store = MemoryStore::new(None);
         for name in ["a", "b", "c"] {
             store.add_account(name);
             store.log_in(name);
