@@ -214,6 +214,8 @@ pub const VERSION_ASK_MS: u64 = 5_000;
 
 /// How often the decider of failover is told that time passed, in milliseconds.
 pub const COUNCIL_TICK_MS: u64 = 20;
+/// Longest wait of a stopping agent for its council, in milliseconds. Past it the agent stops all the same.
+pub const COUNCIL_END_MS_MAX: u64 = 500;
 /// Groups in one word between deciders. More go in several.
 pub const COUNCIL_GROUPS_MAX: usize = 4_096;
 /// Orders of administrators that wait for the decider. Past it the oldest is given up.
@@ -302,6 +304,10 @@ pub const SUSPICION_INTERVALS_MAX: usize = 64;
 pub const SUSPICION_PHI_MILLI_MAX: u32 = 100_000;
 /// Time without a look at the peers, in nanoseconds, after which this process was itself away: suspicion begins anew.
 pub const SUSPICION_AWAY_NS: u64 = 1_000_000_000;
+/// Change of a level of suspicion, in thousandths, that the decider is told of. Smaller ones say nothing.
+pub const SUSPICION_CHANGE_MILLI: u32 = 250;
+/// Time between two looks at the levels, in nanoseconds.
+pub const SUSPICION_LOOK_NS: u64 = 200_000_000;
 /// Points of the local health: past it, it does not get worse.
 pub const HEALTH_POINTS_MAX: u32 = 8;
 /// Points from which a node's word on others does not count.
@@ -337,6 +343,10 @@ pub const COORDINATOR_KEYS_MAX: usize = 65_536;
 pub const COORDINATOR_BYTES_MAX: usize = 64 << 20;
 /// Time for one call of the coordinator until the round trips were measured, in milliseconds. Past it the call fails.
 pub const COORDINATOR_TIMEOUT_MS: u64 = 1_000;
+/// Shortest time-out made of measured round trips, in milliseconds: one pause of a virtual machine is no failure.
+pub const COORDINATOR_TIMEOUT_MS_MIN: u64 = 200;
+/// Round trips of the slowest of a hundred requests that fit into a time-out.
+pub const COORDINATOR_TIMEOUT_P99_TIMES: u64 = 8;
 /// Transactions that are under way at one time. Past it a new one is answered `Unreachable` at once.
 pub const COORDINATOR_QUEUE_MAX: usize = 64;
 /// Answers to transactions past [`COORDINATOR_QUEUE_MAX`] that wait to be given. Past it they are not given.

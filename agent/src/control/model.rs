@@ -42,6 +42,25 @@ pub struct NodeStatus {
     pub version: String,
     pub pid: u32,
     pub uptime_seconds: f64,
+    /// `None`: no coordinator is configured, and placement is what the configuration says.
+    #[serde(default)]
+    pub lease: Option<LeaseStatus>,
+}
+
+/// The node's right to be active.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    pub held: bool,
+    pub left_ms: u64,
+    /// Why it is not held; empty while it is.
+    pub why: String,
+    pub coordinator_heard: bool,
+    /// Peers confirm this node's groups, because the coordinator does not answer as it should.
+    pub failsafe: bool,
+    /// No group is to be active here.
+    pub drained: bool,
+    /// What the slowest of a hundred requests to the coordinator takes.
+    pub coordinator_p99_ms: f64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -103,6 +122,12 @@ pub struct GroupStatus {
     pub role: Role,
     pub active: String,
     pub replicas: Vec<String>,
+    /// Replicas that have all that was acknowledged.
+    #[serde(default)]
+    pub in_sync: Vec<String>,
+    /// `serving`, `opening`, `fenced`, `moving`, `merging`, `following` or `none`.
+    #[serde(default)]
+    pub state: String,
     pub epoch: u64,
     /// Positions on the active node; 0 on a replica.
     pub captured: u64,

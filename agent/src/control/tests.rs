@@ -231,7 +231,7 @@ fn the_names_of_the_status_are_a_contract() {
     let names =
         |at: &str| value.pointer(at).unwrap().as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(names(""), "accounts blind blobs groups healthy journal node peers reasons ring store");
-    assert_eq!(names("/node"), "cluster id name pid uptime_seconds version");
+    assert_eq!(names("/node"), "cluster id lease name pid uptime_seconds version");
     assert_eq!(names("/ring"), "capacity_bytes changes_open dropped_total fill_bytes gaps path records_total");
     assert_eq!(names("/accounts/0"), "active group name quarantined replicas role");
     assert_eq!(names("/accounts/0/replicas/0"), "lag node state");

@@ -19,6 +19,7 @@ use crate::coordinator;
 use crate::coordinator::client::CoordinatorClient;
 use crate::coordinator::record::{Cause, GroupRecord};
 use crate::failover::{Desired, Input, Placed, Role, Settings};
+use crate::fence::watchdog::Watchdog;
 
 /// Without a coordinator placement is as configured. With one, this node is what it was when it stopped, and serves
 /// nobody until the coordinator has been heard: so that what the ring holds goes into the streams that it belongs to.
@@ -116,7 +117,8 @@ pub(super) fn convene(
     let coordinator = coordinator::open(config)?.ok_or_else(|| anyhow!("`coordinator.kind` is `none`"))?;
     let (events, inbox) = unbounded();
     let client = CoordinatorClient::start(coordinator, move |event| drop(events.send(event)))?;
-    council::start(council::Parts {
+    let watchdog = failover.watchdog.clone().map(|path| Watchdog::new(path, ms(failover.lease_ms)));
+    let parts = council::Parts {
         settings,
         coordinator: client,
         events: inbox,
@@ -125,7 +127,7 @@ pub(super) fn convene(
         transport: core.transport.clone(),
         lease: core.capture.write_lease(),
         queries: queries.clone(),
-    })
-    .map(drop)
-    .context("cannot start the council")
+        metrics: core.metrics.clone(),
+    };
+    council::start(parts, watchdog).map(drop).context("cannot start the council")
 }

@@ -106,7 +106,11 @@ pub(super) struct Core {
     pub dialled_by: HashMap<NodeId, LinkId>,
     pub roles: super::roles::Roles,
     pub council: super::council::Council,
+    /// To this loop, from threads that it starts.
+    pub queries: crossbeam::channel::Sender<Query>,
     pub orders: super::orders::Orders,
+    /// What the council said last of lease, coordinator and groups.
+    pub posture: Option<Box<super::council::Posture>>,
     /// Groups that lost frames here, until their stream begins anew; with the connection on which the active was told.
     pub lost_groups: BTreeMap<GroupId, Option<LinkId>>,
     /// Groups whose next frame starts their stream anew here.
@@ -519,6 +523,8 @@ impl Core {
             Query::AskedFor { account } => self.asked_for(&account),
             Query::Kick { groups } => self.kick(&groups),
             Query::Fence { node } => self.run_fence(node),
+            Query::Fenced { node, ok } => self.fenced(node, ok),
+            Query::Posture(posture) => self.posture = Some(posture),
             Query::Said(said) => self.said(said),
             Query::Words { group, reply } => drop(reply.send(self.orders.of(group))),
             Query::Order { order, reply } => self.order(order, reply),

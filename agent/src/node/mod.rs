@@ -21,6 +21,7 @@ mod opening;
 mod orders;
 mod parked;
 mod peers;
+mod posture;
 mod query;
 mod raise;
 mod remote;
@@ -32,6 +33,7 @@ mod start;
 mod status;
 mod stood;
 mod verify;
+mod watch;
 
 use std::time::Duration;
 
@@ -71,6 +73,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     systemd::ready("serving");
     let mut core = started.core;
     run_loop(&mut core, &started.inbox);
+    core.council.end();
     drop(started.routing);
     drop(started.control);
     // Threads that wait for an answer of the loop have none to wait for.
@@ -89,6 +92,7 @@ fn run_loop(core: &mut Core, inbox: &Inbox) {
     while !core.stopping && core.failure.is_none() {
         wait(core, inbox);
         core.now = clock::mono();
+        core.watch_turn();
         drain(core, inbox);
         core.end_of_turn(inbox.captured.is_empty() && inbox.exports.is_empty());
         if core.now >= next_second {

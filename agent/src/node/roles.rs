@@ -166,6 +166,9 @@ impl Core {
             );
             standing.since = now;
         }
+        if (standing.desired.role, desired.role, desired.hold) == (Role::Serve, Role::Fenced, false) {
+            self.metrics.failover.fenced.inc();
+        }
         standing.desired = *desired;
         self.dirty.insert(group);
         self.roles.moving.insert(group);

@@ -245,7 +245,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     let roles = Roles::new(shared, Stood::open(&config.node.data_dir)?, raiser, Kicker::start(&connect)?);
     let (council_inputs, council_inbox) = unbounded();
     let (council_asks, council_asked) = unbounded();
-    let council = if shared { Council::new(council_inputs) } else { Council::default() };
+    let council = if shared { Council::new(council_inputs, council_asks.clone()) } else { Council::default() };
 
     let mail_path = config.store.mail_paths.first().cloned();
     let speaker = Speaker {
@@ -307,6 +307,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         store_version: Arc::default(),
         dial_errors: HashMap::new(),
         evidence,
+        watch: super::watch::Watch::start(&config, now)?,
     };
     probes.ask_version(connect())?;
     let tuning = &config.tuning;
@@ -349,7 +350,9 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         dialled_by: HashMap::new(),
         roles,
         council,
+        queries: query_sender.clone(),
         orders: super::orders::Orders::default(),
+        posture: None,
         lost_groups: BTreeMap::new(),
         rebase_next: BTreeSet::new(),
         peer_resync: BTreeMap::new(),
