@@ -167,10 +167,9 @@ fn start(act: &Act) -> Result<bool> {
     let dir = absolute(&act.at.dir)?;
     let plan = contract::State::load(&dir)?.plan(&dir);
     if let Some(service) = act.what.service() {
-        for seat in seats_of(&plan, service, act.node.as_deref())? {
-            owner::ask(&dir, &format!("service {} {}", service.name(), seat.name))?;
-        }
-        return Ok(true);
+        let seats: Vec<&str> =
+            seats_of(&plan, service, act.node.as_deref())?.into_iter().map(|seat| seat.name.as_str()).collect();
+        return owner::ask(&dir, &format!("service {} {}", service.name(), seats.join(" ")));
     }
     let node = node_of(&plan, act)?;
     if act.what == Part::Machine {
