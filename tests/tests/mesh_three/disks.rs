@@ -40,7 +40,8 @@ fn disks_fail_as_they_are_told_and_are_whole_again() {
         println!("SKIPPED disks_fail_as_they_are_told_and_are_whole_again: no loop devices");
         return;
     }
-    // No Maildir: its lock files come back with what the disk had at last, and Dovecot waits two minutes for one (seen).
+    // No Maildir: its lock files come back with what the disk had at last, and Dovecot waits two minutes for one
+    // (seen).
     let args = ["--store-only", "--disks", "--format", "sdbox"];
     let mesh = Mesh::up(&xtask(), 2, 1, &args).expect("comes up");
     let state = mesh.state().clone();

@@ -1,7 +1,8 @@
 //! A whole mesh: users are served through its proxies, and measure what they see of its faults.
 //!
-//! Owns: the contract of a mesh with proxies and etcd, and the prober on real servers. What can hurt: a busy host; steps
-//! have time. Refuses: judging how long an outage was, and failover: without a coordinator, placement stays as it is.
+//! Owns: the contract of a mesh with proxies and etcd, and the prober on real servers. What can hurt: a busy host;
+//! steps have time. Refuses: judging how long an outage was, and failover: without a coordinator placement stays as
+//! it is.
 
 use super::{HANG, listed, reaches, skipped, tag, wait_for, xtask};
 use std::process::Command;
