@@ -229,9 +229,9 @@ pub const RAISERS: usize = 4;
 pub const RAISE_RETRY_MS: u64 = 200;
 /// How often the decider of failover is told how groups stand, in milliseconds; at once while they change their roles.
 pub const STANDS_MS: u64 = 100;
-/// For how long a login or delivery is held while its group changes nodes, in milliseconds. Past it the client is told
-/// to come again.
-pub const ROUTING_HOLD_MS_MAX: u64 = 4_000;
+/// For how long a login is held while its group changes nodes, in milliseconds. Past it the client is told to come
+/// again. Less than the second after which nginx takes an agent for dead, and asks another.
+pub const ROUTING_HOLD_MS_MAX: u64 = 700;
 /// Pause between two looks whether a held login may go on, in milliseconds.
 pub const ROUTING_HOLD_PAUSE_MS: u64 = 10;
 

@@ -172,13 +172,7 @@ impl Coordinator {
     }
 
     fn answer(&self, request: &Request, answer: Answer) -> Event {
-        Event::CoordAnswers {
-            node: request.node,
-            life: request.life,
-            id: request.id,
-            answer,
-            sent_ns: request.sent_ns,
-        }
+        Event::CoordAnswers { node: request.node, life: request.life, id: request.id, answer, sent_ns: request.sent_ns }
     }
 
     /// Whether an answer still waits to be given, once.
@@ -196,9 +190,10 @@ impl Coordinator {
             }
             return;
         }
-        let holds = request.expect.iter().all(|(name, revision)| {
-            self.keys.get(name).map_or(0, |value| value.revision) == *revision
-        });
+        let holds = request
+            .expect
+            .iter()
+            .all(|(name, revision)| self.keys.get(name).map_or(0, |value| value.revision) == *revision);
         let answer = if holds {
             let revision = self.write(&request.write, queue);
             Answer::Done { revision }

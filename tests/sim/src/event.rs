@@ -23,7 +23,11 @@ pub enum Wake {
     Apply,
     Upload(BlobId),
     /// An exporter reads the store.
-    Export { account: String, snapshot: u64, bodies: bool },
+    Export {
+        account: String,
+        snapshot: u64,
+        bodies: bool,
+    },
     /// The decider's thread takes what waits.
     Council,
     /// Time passed for the decider.
@@ -33,7 +37,11 @@ pub enum Wake {
     /// The capture thread has sessions ask how groups stand.
     Policy,
     /// A raiser takes up an account.
-    Raise { group: GroupId, epoch: Epoch, account: String },
+    Raise {
+        group: GroupId,
+        epoch: Epoch,
+        account: String,
+    },
     /// Once a second.
     Second,
     Dial(NodeId),
@@ -44,40 +52,95 @@ pub enum Wake {
 /// What happens.
 #[derive(Clone, Debug)]
 pub enum Event {
-    Arrives { link: LinkId, end: usize, packet: Packet },
-    Broken { link: LinkId, end: usize },
+    Arrives {
+        link: LinkId,
+        end: usize,
+        packet: Packet,
+    },
+    Broken {
+        link: LinkId,
+        end: usize,
+    },
     /// Words between deciders.
-    Word { from: NodeId, to: NodeId, inputs: Vec<Input> },
+    Word {
+        from: NodeId,
+        to: NodeId,
+        inputs: Vec<Input>,
+    },
     /// A transaction is at the coordinator.
-    CoordArrives { request: Box<Request> },
-    CoordAnswers { node: NodeId, life: u64, id: u64, answer: Answer, sent_ns: u64 },
+    CoordArrives {
+        request: Box<Request>,
+    },
+    CoordAnswers {
+        node: NodeId,
+        life: u64,
+        id: u64,
+        answer: Answer,
+        sent_ns: u64,
+    },
     /// A request for everything is at the coordinator.
-    CoordReads { node: NodeId, life: u64 },
-    CoordTold { node: NodeId, life: u64, input: Box<Input> },
-    CoordSilent { node: NodeId },
-    CoordFree { node: NodeId },
+    CoordReads {
+        node: NodeId,
+        life: u64,
+    },
+    CoordTold {
+        node: NodeId,
+        life: u64,
+        input: Box<Input>,
+    },
+    CoordSilent {
+        node: NodeId,
+    },
+    CoordFree {
+        node: NodeId,
+    },
     CoordFast,
-    Agent { node: NodeId, life: u64, wake: Wake },
+    Agent {
+        node: NodeId,
+        life: u64,
+        wake: Wake,
+    },
     /// The agent starts, if it does not run.
-    Start { node: NodeId },
+    Start {
+        node: NodeId,
+    },
     /// The host has power again, if it had none.
-    PowerOn { node: NodeId },
+    PowerOn {
+        node: NodeId,
+    },
     /// A frozen agent, or its whole host, goes on.
-    Thaw { node: NodeId },
+    Thaw {
+        node: NodeId,
+    },
     /// The store's processes run again.
-    StoreUp { node: NodeId },
+    StoreUp {
+        node: NodeId,
+    },
     /// The user of an account does something.
-    User { account: usize },
+    User {
+        account: usize,
+    },
     /// A session publishes what it committed; `number` names the change.
-    Publish { number: u64 },
+    Publish {
+        number: u64,
+    },
     /// A session hears its answer.
-    Heard { number: u64, node: NodeId, status: Status },
+    Heard {
+        number: u64,
+        node: NodeId,
+        status: Status,
+    },
     Fault,
     /// A blocked or slow way is free again.
-    Unblock { from: NodeId, to: NodeId },
+    Unblock {
+        from: NodeId,
+        to: NodeId,
+    },
     CentralUp,
     /// A slow disk is fast again.
-    DiskFast { node: NodeId },
+    DiskFast {
+        node: NodeId,
+    },
     /// The faults end.
     Calm,
     Second,

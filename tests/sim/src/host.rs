@@ -8,9 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use understudy_agent::clock::{BootNs, MonoNs};
 use understudy_agent::store::memory::MemoryStore;
-use understudy_agent::store::{
-    ApplyItem, DumpOptions, MailboxMark, Outcome, RaiseGap, Status, Store, StoreError,
-};
+use understudy_agent::store::{ApplyItem, DumpOptions, MailboxMark, Outcome, RaiseGap, Status, Store, StoreError};
 use understudy_types::id::NodeId;
 use understudy_types::op::Op;
 

@@ -21,7 +21,10 @@ pub enum Packet {
     /// The dialler says who it is.
     Hello,
     /// The other side lets it in, and says where it stands.
-    Welcome { credit_bytes: u64, positions: Vec<Position> },
+    Welcome {
+        credit_bytes: u64,
+        positions: Vec<Position>,
+    },
     Message(Message),
     /// The other side closed.
     Closed,
@@ -194,8 +197,11 @@ impl Net {
 
     /// A process died: its kernel closes what it had open; a whole host says nothing any more.
     pub fn node_died(&mut self, node: NodeId, host_too: bool, queue: &mut Queue<Event>) {
-        let of: Vec<(LinkId, usize)> =
-            self.links.iter().flat_map(|(id, l)| (0..2).filter(|end| l.ends[*end] == node).map(|end| (*id, end))).collect();
+        let of: Vec<(LinkId, usize)> = self
+            .links
+            .iter()
+            .flat_map(|(id, l)| (0..2).filter(|end| l.ends[*end] == node).map(|end| (*id, end)))
+            .collect();
         for (id, end) in of {
             let Some(link) = self.links.get_mut(&id) else { continue };
             if std::mem::take(&mut link.open[end]) && !host_too {

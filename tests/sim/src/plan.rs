@@ -201,8 +201,11 @@ impl Plan {
                 AccountPlan { name: format!("user{n}@example.test"), group: group.id, level, peers }
             })
             .collect();
-        let faults: Vec<(Fault, u64)> =
-            Fault::ALL.into_iter().filter(|(_, of, _)| r.chance(*of)).map(|(fault, _, weight)| (fault, weight)).collect();
+        let faults: Vec<(Fault, u64)> = Fault::ALL
+            .into_iter()
+            .filter(|(_, of, _)| r.chance(*of))
+            .map(|(fault, _, weight)| (fault, weight))
+            .collect();
         let pages = r.one_of(&[4, 8, 16, 64]);
         let segment_bytes = 4096 * (pages + 1);
         let busy = r.chance(300);

@@ -45,7 +45,13 @@ pub fn seed(seed: u64, trace: bool) -> (Outcome, String) {
 
 /// Runs `count` seeds from `first` on with so many threads. `each` sees every outcome, in no order, and says whether to
 /// go on.
-pub fn many(first: u64, count: u64, threads: usize, prepare: &(dyn Fn() + Sync), each: &mut dyn FnMut(Outcome) -> bool) {
+pub fn many(
+    first: u64,
+    count: u64,
+    threads: usize,
+    prepare: &(dyn Fn() + Sync),
+    each: &mut dyn FnMut(Outcome) -> bool,
+) {
     let (give, take) = mpsc::sync_channel::<Outcome>(64);
     std::thread::scope(|scope| {
         for thread in 0..threads as u64 {

@@ -64,7 +64,8 @@ impl Users {
     pub fn act(&mut self, account: usize, host: &mut Host, now_ns: u64) -> Vec<Committed> {
         let plan = self.plan.clone();
         let Some(of) = plan.accounts.get(account) else { return Vec::new() };
-        let mut session = Session { users: self, account, of, host, now_ns, state: AccountState::default(), done: Vec::new() };
+        let mut session =
+            Session { users: self, account, of, host, now_ns, state: AccountState::default(), done: Vec::new() };
         session.read();
         session.act();
         session.done
@@ -215,7 +216,7 @@ impl Session<'_> {
         let Some((mailbox, _, uid, message)) = self.message() else { return self.deliver(INBOX) };
         for _ in 0..times {
             let modseq = self.state.mailboxes.get(&mailbox).map_or(0, |m| m.highest_modseq) + 1;
-            let flags = u32::try_from(self.users.random.below(16)).unwrap_or(0) | u32::from(times == 1) * flag::DRAFT;
+            let flags = u32::try_from(self.users.random.below(16)).unwrap_or(0) | (u32::from(times == 1) * flag::DRAFT);
             let keywords = if self.users.random.chance(200) { vec!["$Label1".to_owned()] } else { Vec::new() };
             let op = Op::FlagsSet { mailbox, uid, guid: message.guid.clone(), flags, keywords, modseq };
             let delay = self.later_ns();
@@ -301,7 +302,7 @@ impl Session<'_> {
 
     fn annotate(&mut self) {
         let mailbox = self.mailbox().map(|(guid, _)| guid).filter(|_| self.users.random.chance(500));
-        let value = self.users.random.chance(800).then(|| self.users.random.next().to_string().into_bytes());
+        let value = self.users.random.chance(800).then(|| self.users.random.number().to_string().into_bytes());
         let op = Op::AttributeSet { mailbox, private: true, key: "comment".into(), value, snapshot: 0 };
         self.commit(op, None, Vec::new(), 0);
     }

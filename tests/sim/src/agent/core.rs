@@ -95,9 +95,7 @@ impl Agent {
             // It is kept, and comes back when another node has taken over; nobody is told that it is safe.
             return;
         }
-        if waits
-            && let Some(own) = self.own.get_mut(&group)
-        {
+        if waits && let Some(own) = self.own.get_mut(&group) {
             own.acks.wait(waiting(seq));
             self.dirty.insert(group);
         }
@@ -172,10 +170,8 @@ impl Agent {
                 let header = frame.header();
                 if out.trace.is_kept() {
                     let (first, last, epoch) = (header.first_sequence, header.last_sequence(), header.epoch);
-                    out.trace.line(
-                        out.queue.now_ns(),
-                        format_args!("n{} seals g{group} {first}..{last} e{epoch}", self.me),
-                    );
+                    out.trace
+                        .line(out.queue.now_ns(), format_args!("n{} seals g{group} {first}..{last} e{epoch}", self.me));
                 }
                 out.checker.sealed(self.me, header, frame.hash());
                 own.in_flight.push_back(FrameMeta::of(&frame));

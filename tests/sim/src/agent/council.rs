@@ -150,7 +150,15 @@ fn brief(write: &[crate::coord::Write]) -> String {
     use understudy_agent::failover::Record;
     let one = |(name, record, _): &crate::coord::Write| match record {
         Some(Record::Group(r)) => {
-            format!("{} e{} n{} in_sync {:?} {:?} move {:?}", name.key(), r.epoch, r.active, r.in_sync, r.cause, r.move_to)
+            format!(
+                "{} e{} n{} in_sync {:?} {:?} move {:?}",
+                name.key(),
+                r.epoch,
+                r.active,
+                r.in_sync,
+                r.cause,
+                r.move_to
+            )
         }
         Some(Record::Lease(r)) => format!("{} {}#{} released {}", name.key(), r.incarnation, r.count, r.released),
         Some(_) => name.key(),

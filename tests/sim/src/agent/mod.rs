@@ -14,9 +14,9 @@ mod roles;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use understudy_agent::apply::ApplyEvent;
 use understudy_agent::apply::park::Parked;
 use understudy_agent::apply::worker::{Means, Shift};
-use understudy_agent::apply::ApplyEvent;
 use understudy_agent::batch::GroupBatch;
 use understudy_agent::clock::{BootNs, MonoNs};
 use understudy_agent::failover::decide::Decider;
@@ -221,7 +221,7 @@ impl Agent {
         let buffers = (0..2).map(Buffer::new).collect::<std::io::Result<Vec<_>>>().map_err(|e| e.to_string())?;
         let way = Box::new(Way::new(&host.disk));
         let mut id = [0; 16];
-        id[..8].copy_from_slice(&out.random.next().to_le_bytes());
+        id[..8].copy_from_slice(&out.random.number().to_le_bytes());
         let room = Room { queued_frames: 64, events: 1024 };
         let (journal, turns, recovered) =
             Journal::open_still(config, Box::new(host.disk.clone()), &host.disk.segments(), (way, buffers), id, room)

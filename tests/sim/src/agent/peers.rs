@@ -125,15 +125,7 @@ impl Agent {
         }
     }
 
-    fn frame(
-        &mut self,
-        peer: NodeId,
-        link: LinkId,
-        writer_epoch: Epoch,
-        frame: Frame,
-        wire_bytes: u64,
-        out: &mut Out,
-    ) {
+    fn frame(&mut self, peer: NodeId, link: LinkId, writer_epoch: Epoch, frame: Frame, wire_bytes: u64, out: &mut Out) {
         let header = *frame.header();
         let group = header.group;
         if header.cluster != CLUSTER {

@@ -380,9 +380,11 @@ impl Agent {
 
     /// A raiser's turn: `node/raise.rs`. Reads, keeps, then raises.
     pub(super) fn raise(&mut self, group: GroupId, epoch: Epoch, account: &str, host: &mut Host, out: &mut Out) {
-        let still = self.roles.groups.get(&group).is_some_and(|standing| {
-            standing.desired.record.epoch() == epoch && standing.stage == Stage::Active
-        });
+        let still = self
+            .roles
+            .groups
+            .get(&group)
+            .is_some_and(|standing| standing.desired.record.epoch() == epoch && standing.stage == Stage::Active);
         if !still {
             return;
         }
@@ -549,12 +551,11 @@ impl Agent {
         }
         let tail = self.reader.tail(group);
         let planned = record.cause == Cause::Switchover && record.before == Some(self.me.get());
-        let same = record
-            .base
-            .as_ref()
-            .is_some_and(|base| base.sequence == tail.sequence.0 && base.hash == hex(&tail.hash));
+        let same =
+            record.base.as_ref().is_some_and(|base| base.sequence == tail.sequence.0 && base.hash == hex(&tail.hash));
         let merged = self.roles.merged.get(&group).is_some_and(|merged| *merged >= record.epoch());
-        !(planned && same) && !merged
+        let left_nothing = planned && same;
+        !left_nothing && !merged
     }
 
     /// What only this node has goes to the active: a part of the product that the simulator does not have. It gives it up,

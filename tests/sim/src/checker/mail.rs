@@ -46,8 +46,11 @@ pub struct Account {
     mailboxes: BTreeMap<MailboxGuid, Mailbox>,
     messages: BTreeMap<(MailboxGuid, u32), Message>,
     identities: BTreeMap<(MailboxGuid, u32, u32), String>,
-    subscriptions: BTreeMap<String, (Vec<(u64, bool)>, Option<usize>)>,
+    subscriptions: BTreeMap<String, Subscription>,
 }
+
+/// What was told of one name, by number, and how many of it were acknowledged.
+type Subscription = (Vec<(u64, bool)>, Option<usize>);
 
 impl Account {
     /// A store committed it.
@@ -112,7 +115,10 @@ impl Account {
                     Some(known) if *known == message.guid => {}
                     known => {
                         let known = known.map_or("nobody", |known| known.as_str());
-                        return Err(format!("`{}` uid {uid} is {}, it was given to {known}", mailbox.name, message.guid));
+                        return Err(format!(
+                            "`{}` uid {uid} is {}, it was given to {known}",
+                            mailbox.name, message.guid
+                        ));
                     }
                 }
             }
@@ -166,7 +172,7 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
-    use super::super::view::{AccountView, MailboxView};
+    use super::super::view::AccountView;
     use super::*;
 
     const BOX: MailboxGuid = MailboxGuid([1; 16]);
@@ -180,7 +186,7 @@ mod tests {
     fn what_was_promised_is_asked_for_and_no_more() {
         let mut account = Account::default();
         let mut view = AccountView::default();
-        view.mailboxes.insert(BOX, MailboxView { uid_validity: 1, ..MailboxView::default() });
+        view.mailboxes.entry(BOX).or_default().uid_validity = 1;
         account.tried(1, &saved(1, "a")).unwrap();
         assert_eq!(account.check(&view), Ok(()), "tried and not acknowledged may be gone");
         account.acked(1, &saved(1, "a"));

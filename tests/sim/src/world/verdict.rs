@@ -124,7 +124,8 @@ impl World {
             }
         }
         for (number, account) in self.out.plan.clone().accounts.iter().enumerate() {
-            let record = records.iter().find(|(group, _)| *group == account.group).and_then(|(_, record)| record.clone());
+            let record =
+                records.iter().find(|(group, _)| *group == account.group).and_then(|(_, record)| record.clone());
             let view = record.and_then(|record| record.active()).and_then(|active| self.view(active, &account.name));
             if let Some(view) = view
                 && let Err(wrong) = self.out.checker.account(number, &view)
