@@ -18,6 +18,7 @@ use super::query::Query;
 use crate::clock;
 use crate::coordinator::client::{CoordinatorClient, CoordinatorEvent};
 use crate::failover::decide::Decider;
+use crate::failover::plan::Facts;
 use crate::failover::{Action, Input, Said, Settings};
 use crate::limits::COUNCIL_TICK_MS;
 use crate::transport::TransportHandle;
@@ -58,6 +59,8 @@ pub(crate) enum Ask {
     Overview { reply: Sender<serde_json::Value> },
     /// Every rule with its present outcome.
     Explain { group: GroupId, reply: Sender<Vec<Said>> },
+    /// What a plan of placement is made of; the plan itself takes longer than a lease may wait.
+    Placement { reply: Sender<Facts> },
 }
 
 /// What the thread works with.
@@ -125,6 +128,7 @@ fn answer(decider: &Decider, ask: Ask) {
             let _ = reply.send(overview);
         }
         Ask::Explain { group, reply } => drop(reply.send(decider.explain(group, clock::boot()))),
+        Ask::Placement { reply } => drop(reply.send(decider.placement_facts(clock::boot()))),
     }
 }
 
