@@ -13,6 +13,7 @@ pub mod failover;
 pub mod live;
 pub mod merge;
 pub mod output;
+pub mod placement;
 pub mod reload;
 pub mod resync;
 pub mod rules;
@@ -127,6 +128,8 @@ pub enum Command {
     Promote(failover::PromoteArgs),
     /// Say why a group is where it is, rule by rule
     Explain(failover::ExplainArgs),
+    /// Show where groups are active and copied, plan it anew, apply the plan
+    Placement(placement::Args),
     /// Show what this node alone had when it came back, and what became of it
     Merge(merge::Args),
     /// Show which rule decides about which account
@@ -224,6 +227,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Undrain(args) => failover::undrain(&context, args),
         Command::Promote(args) => failover::promote(&context, args),
         Command::Explain(args) => failover::explain(&context, args),
+        Command::Placement(args) => placement::run(&context, args),
         Command::Merge(args) => merge::run(&context, args),
         Command::Rules(args) => rules::run(&context, args),
         Command::Reload(args) => reload::run(&context, args),

@@ -12,7 +12,7 @@ pub mod systemd;
 
 pub use server::{Control, ControlError, serve};
 
-use model::{Done, Explained, MergeFinding, MergeRow, OrderRequest, RuleRow, Status, Target, VerifyResult};
+use model::{Done, Explained, MergeFinding, MergeRow, OrderRequest, Placement, RuleRow, Status, Target, VerifyResult};
 
 /// Largest request body, in bytes. A larger one is refused with 413.
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;
@@ -56,6 +56,12 @@ pub trait Admin: Send + Sync {
     ///
     /// There is no such group, account or node, or nobody decides here.
     fn explain(&self, of: &Target) -> Result<Vec<Explained>, String>;
+    /// Where groups are, and where they should be with so many replicas; unset: as many as were configured.
+    ///
+    /// # Errors
+    ///
+    /// Nobody decides here.
+    fn placement(&self, replicas: Option<usize>) -> Result<Placement, String>;
     /// Gives the decider an order.
     ///
     /// # Errors

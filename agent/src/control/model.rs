@@ -3,7 +3,11 @@
 //! Owns: the JSON of `/v1/…`; units are the last word of each name. What can hurt: a client of an older version;
 //! so fields are only ever added, and readers ignore what they do not know. Refuses: behaviour.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use crate::failover::plan::Plan;
 
 /// Distance between two positions of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -292,6 +296,18 @@ pub enum OrderRequest {
         group: u32,
         replicas: Vec<String>,
     },
+}
+
+/// Answer to `GET /v1/placement?replicas=N`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Number and name of each configured node.
+    pub names: BTreeMap<u16, String>,
+    /// How many replicas of each group the plan is for.
+    pub replicas: usize,
+    /// `failover::explain::Overview`.
+    pub overview: serde_json::Value,
+    pub plan: Plan,
 }
 
 /// Body of `POST /v1/explain`.

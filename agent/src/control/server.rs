@@ -122,6 +122,7 @@ async fn run(
         .route("/v1/reload", post(reload))
         .route("/v1/rules", get(rules))
         .route("/v1/failover", get(failover))
+        .route("/v1/placement", get(placement))
         .route("/v1/merges", get(merges))
         .route("/v1/merge", get(merge_report))
         .route("/v1/explain", post(explain))
@@ -218,6 +219,15 @@ fn judged<T: serde::Serialize>(result: Result<Result<T, String>, Response>) -> R
 
 async fn failover(State(shared): Handle) -> Response {
     judged(ask(shared, |admin| admin.failover()).await)
+}
+
+#[derive(Deserialize)]
+struct PlacementQuery {
+    replicas: Option<usize>,
+}
+
+async fn placement(State(shared): Handle, Query(query): Query<PlacementQuery>) -> Response {
+    judged(ask(shared, move |admin| admin.placement(query.replicas)).await)
 }
 
 async fn explain(State(shared): Handle, Json(request): Json<ExplainRequest>) -> Response {

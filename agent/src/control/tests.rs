@@ -68,6 +68,10 @@ impl Admin for Node {
         }
     }
 
+    fn placement(&self, replicas: Option<usize>) -> Result<Placement, String> {
+        Ok(Placement { replicas: replicas.unwrap_or(1), ..Placement::default() })
+    }
+
     fn order(&self, request: &OrderRequest) -> Result<Done, String> {
         Ok(Done { done: format!("{request:?}") })
     }
@@ -243,4 +247,14 @@ fn the_names_of_the_status_are_a_contract() {
         (state(model::ReplicaState::Equal), state(model::ReplicaState::ResyncNeeded)),
         ("equal".into(), "resync-needed".into())
     );
+}
+
+#[test]
+fn a_plan_of_placement_is_for_as_many_replicas_as_were_asked_for() {
+    let running = running();
+    let client = Client::new(running.socket.clone());
+    let placement: super::model::Placement = client.get("/v1/placement").expect("answers");
+    assert_eq!(placement.replicas, 1);
+    let placement: super::model::Placement = client.get("/v1/placement?replicas=3").expect("answers");
+    assert_eq!(placement.replicas, 3);
 }

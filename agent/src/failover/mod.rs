@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use understudy_types::id::{Epoch, GroupId, NodeId, Sequence};
 
 use crate::clock::BootNs;
+use crate::config::Config;
 use crate::config::model::Automation;
 use crate::coordinator::record::{Base, GroupRecord, LeaseRecord, Name, NodeRecord, PauseRecord};
 
@@ -61,6 +62,33 @@ pub struct Settings {
     pub fence_hook: bool,
     /// The configured placement: what a group's first record is made of.
     pub placement: Vec<Placed>,
+}
+
+impl Settings {
+    /// As configured, without placement.
+    #[must_use]
+    pub fn of(config: &Config, incarnation: u64) -> Self {
+        let failover = &config.failover;
+        let ns = |ms: u64| ms.saturating_mul(1_000_000);
+        Self {
+            node: config.node_id(),
+            incarnation,
+            mode: failover.mode,
+            lease_ns: ns(failover.lease_ms),
+            renew_ns: ns(failover.renew_ms),
+            store_stall_ns: ns(failover.store_stall_ms),
+            drift_ppm: failover.drift_ppm,
+            in_sync_timeout_ns: ns(failover.in_sync_timeout_ms),
+            dwell_ns: ns(failover.dwell_ms),
+            site: config.node.site.clone(),
+            priority: config.node.priority,
+            no_failover: config.node.no_failover,
+            capacity_groups: config.node.capacity_groups,
+            cross_site: failover.cross_site,
+            fence_hook: failover.fence_hook.is_some(),
+            placement: Vec::new(),
+        }
+    }
 }
 
 /// A group as the configuration places it.

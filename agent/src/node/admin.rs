@@ -18,9 +18,9 @@ use crate::config::model::CoordinatorKind;
 use crate::config::{self, Loaded};
 use crate::control::Admin;
 use crate::control::model::{
-    Done, Explained, MergeFinding, MergeRow, OrderRequest, Rule, RuleRow, Status, Target, VerifyResult,
+    Done, Explained, MergeFinding, MergeRow, OrderRequest, Placement, Rule, RuleRow, Status, Target, VerifyResult,
 };
-use crate::failover::Order;
+use crate::failover::{Order, plan};
 use crate::limits::QUERY_MS_MAX;
 use crate::merge::Merger;
 use crate::rules::Rules;
@@ -131,6 +131,18 @@ impl Admin for NodeAdmin {
             explained.push(Explained { group: group.0, rules: rules.into_iter().map(Rule::from).collect(), words });
         }
         Ok(explained)
+    }
+
+    fn placement(&self, replicas: Option<usize>) -> Result<Placement, String> {
+        let facts = self.council(|reply| Ask::Placement { reply })?;
+        let names = self.loaded.config.nodes();
+        let replicas = replicas.unwrap_or(facts.replicas);
+        Ok(Placement {
+            names: names.iter().map(|(id, name)| (id.get(), (*name).to_owned())).collect(),
+            replicas,
+            overview: self.failover()?,
+            plan: plan::plan(&facts, replicas),
+        })
     }
 
     fn order(&self, request: &OrderRequest) -> Result<Done, String> {

@@ -89,30 +89,14 @@ pub(super) fn convene(
     asks: crossbeam::channel::Receiver<council::Ask>,
 ) -> anyhow::Result<()> {
     let config = &core.config;
-    let failover = &config.failover;
-    let ms = |ms: u64| ms * 1_000_000;
     let settings = Settings {
-        node: core.node,
-        incarnation: clock::wall_ns(),
-        mode: failover.mode,
-        lease_ns: ms(failover.lease_ms),
-        renew_ns: ms(failover.renew_ms),
-        store_stall_ns: ms(failover.store_stall_ms),
-        drift_ppm: failover.drift_ppm,
-        in_sync_timeout_ns: ms(failover.in_sync_timeout_ms),
-        dwell_ns: ms(failover.dwell_ms),
-        site: config.node.site.clone(),
-        priority: config.node.priority,
-        no_failover: config.node.no_failover,
-        capacity_groups: config.node.capacity_groups,
-        cross_site: failover.cross_site,
-        fence_hook: failover.fence_hook.is_some(),
         placement: Placement::build(config)
             .map_err(|_| anyhow!("the placement cannot be built"))?
             .groups()
             .iter()
             .map(|group| Placed { group: group.id, active: group.active, replicas: group.replicas.clone() })
             .collect(),
+        ..Settings::of(config, clock::wall_ns())
     };
     let coordinator = coordinator::open(config)?.ok_or_else(|| anyhow!("`coordinator.kind` is `none`"))?;
     let (events, inbox) = unbounded();

@@ -20,6 +20,7 @@ use super::query::Query;
 use crate::clock;
 use crate::coordinator::client::{CoordinatorClient, CoordinatorEvent};
 use crate::failover::decide::Decider;
+use crate::failover::plan::Facts;
 use crate::failover::{Action, Input, Said, Settings};
 use crate::fence::watchdog::Watchdog;
 use crate::limits::{COUNCIL_END_MS_MAX, COUNCIL_TICK_MS};
@@ -76,6 +77,8 @@ pub(crate) enum Ask {
     Explain { group: GroupId, reply: Sender<Vec<Said>> },
     /// The agent stops.
     End { reply: Sender<()> },
+    /// What a plan of placement is made of; the plan itself takes longer than a lease may wait.
+    Placement { reply: Sender<Facts> },
 }
 
 /// What the thread works with.
@@ -165,6 +168,7 @@ fn answer(decider: &Decider, ask: Ask) {
         }
         Ask::End { .. } => {}
         Ask::Explain { group, reply } => drop(reply.send(decider.explain(group, clock::boot()))),
+        Ask::Placement { reply } => drop(reply.send(decider.placement_facts(clock::boot()))),
     }
 }
 
