@@ -5,6 +5,7 @@
 //! standard error. Refuses: work: a command reads the configuration or asks the running agent, and prints.
 
 pub mod agent;
+pub mod availability;
 pub mod cert;
 pub mod client;
 pub mod config;
@@ -127,6 +128,8 @@ pub enum Command {
     Promote(failover::PromoteArgs),
     /// Say why a group is where it is, rule by rule
     Explain(failover::ExplainArgs),
+    /// Say how often and how long nodes and groups were down, as this node saw it
+    Availability(availability::Args),
     /// Show what this node alone had when it came back, and what became of it
     Merge(merge::Args),
     /// Show which rule decides about which account
@@ -224,6 +227,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Undrain(args) => failover::undrain(&context, args),
         Command::Promote(args) => failover::promote(&context, args),
         Command::Explain(args) => failover::explain(&context, args),
+        Command::Availability(args) => availability::run(&context, args),
         Command::Merge(args) => merge::run(&context, args),
         Command::Rules(args) => rules::run(&context, args),
         Command::Reload(args) => reload::run(&context, args),

@@ -122,6 +122,7 @@ async fn run(
         .route("/v1/reload", post(reload))
         .route("/v1/rules", get(rules))
         .route("/v1/failover", get(failover))
+        .route("/v1/availability", get(availability))
         .route("/v1/merges", get(merges))
         .route("/v1/merge", get(merge_report))
         .route("/v1/explain", post(explain))
@@ -226,6 +227,15 @@ async fn explain(State(shared): Handle, Json(request): Json<ExplainRequest>) -> 
 
 async fn order(State(shared): Handle, Json(request): Json<OrderRequest>) -> Response {
     judged(ask(shared, move |admin| admin.order(&request)).await)
+}
+
+#[derive(Deserialize)]
+struct AvailabilityQuery {
+    days: u64,
+}
+
+async fn availability(State(shared): Handle, Query(query): Query<AvailabilityQuery>) -> Response {
+    judged(ask(shared, move |admin| admin.availability(query.days)).await)
 }
 
 #[derive(Deserialize)]

@@ -14,10 +14,11 @@ use super::council;
 use super::query::Query;
 use crate::capture::view::Seat;
 use crate::clock;
-use crate::config::Placement;
+use crate::config::{Config, Placement};
 use crate::coordinator;
 use crate::coordinator::client::CoordinatorClient;
 use crate::coordinator::record::{Cause, GroupRecord};
+use crate::failover::budget;
 use crate::failover::{Desired, Input, Placed, Role, Settings};
 use crate::fence::watchdog::Watchdog;
 
@@ -81,18 +82,15 @@ pub(super) fn first_roles(core: &mut Core) {
     wanted.into_iter().for_each(|desired| core.desire(Box::new(desired)));
 }
 
-/// Starts the council.
-pub(super) fn convene(
-    core: &Core,
-    queries: &Sender<Query>,
-    inputs: crossbeam::channel::Receiver<Input>,
-    asks: crossbeam::channel::Receiver<council::Ask>,
-) -> anyhow::Result<()> {
-    let config = &core.config;
+/// What the decider of failover is told of this node once.
+///
+/// # Errors
+/// When the configuration places groups in no way.
+pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
     let failover = &config.failover;
     let ms = |ms: u64| ms * 1_000_000;
-    let settings = Settings {
-        node: core.node,
+    Ok(Settings {
+        node: config.node_id(),
         incarnation: clock::wall_ns(),
         mode: failover.mode,
         lease_ns: ms(failover.lease_ms),
@@ -113,7 +111,21 @@ pub(super) fn convene(
             .iter()
             .map(|group| Placed { group: group.id, active: group.active, replicas: group.replicas.clone() })
             .collect(),
-    };
+    })
+}
+
+/// Starts the council.
+pub(super) fn convene(
+    core: &Core,
+    queries: &Sender<Query>,
+    inputs: crossbeam::channel::Receiver<Input>,
+    asks: crossbeam::channel::Receiver<council::Ask>,
+) -> anyhow::Result<()> {
+    let config = &core.config;
+    let failover = &config.failover;
+    let ms = |ms: u64| ms * 1_000_000;
+    let settings = settings(config)?;
+    budget::check(&settings, ms(failover.rto_ms)).map_err(|why| anyhow!(why))?;
     let coordinator = coordinator::open(config)?.ok_or_else(|| anyhow!("`coordinator.kind` is `none`"))?;
     let (events, inbox) = unbounded();
     let client = CoordinatorClient::start(coordinator, move |event| drop(events.send(event)))?;
