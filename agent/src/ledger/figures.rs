@@ -30,7 +30,7 @@ impl Figures {
             sum.down_ms += day.down_ms;
             sum.user_ms += day.user_ms;
             sum.failures += day.failures.len() as u64;
-            let longest = day.failures.iter().map(|failure| failure.to_ms - failure.from_ms).max();
+            let longest = day.failures.iter().map(|failure| failure.to_ms.saturating_sub(failure.from_ms)).max();
             sum.longest_ms = sum.longest_ms.max(longest.unwrap_or(0));
         }
         // One that began before goes on in this time.

@@ -145,7 +145,7 @@ impl Ledger {
         failure.open = false;
         failure.down_ms += down_ms;
         if down_ms > 0 {
-            failure.to_ms = now_ms;
+            failure.to_ms = failure.to_ms.max(now_ms);
         }
         self.dirty.insert(day);
     }
@@ -158,7 +158,7 @@ impl Ledger {
         let same = |failure: &Failure| failure.open || full || from_ms.saturating_sub(failure.to_ms) <= LEDGER_FLAP_MS;
         if let Some((day, failure)) = self.newest(of).filter(|(_, failure)| same(failure)) {
             failure.open = true;
-            failure.to_ms = now_ms;
+            failure.to_ms = failure.to_ms.max(now_ms);
             failure.down_ms += down_ms;
             self.dirty.insert(day);
             return;
