@@ -38,6 +38,7 @@ pub mod canary;
 pub mod coordinator;
 pub mod failover;
 pub mod fence;
+pub mod ledger;
 
 pub mod routing;
 pub mod metrics;

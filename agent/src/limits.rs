@@ -506,3 +506,16 @@ pub const FENCE_HOOK_MS_MAX: u64 = 10_000;
 pub const FENCE_HOOK_OUTPUT_BYTES_MAX: usize = 16 << 10;
 /// Lines of the fence hook's output that go to the log. More are dropped.
 pub const FENCE_HOOK_LINES_MAX: usize = 100;
+
+/// Days of the availability ledger. Older ones are forgotten, and their files removed.
+pub const LEDGER_DAYS_MAX: usize = 400;
+/// Failures of one node or group on one day. Further ones are counted to the last.
+pub const LEDGER_FAILURES_MAX: usize = 500;
+/// Longest time between two looks, in milliseconds. In a longer one nobody looked: it counts neither as up nor as down.
+pub const LEDGER_SIGHT_MS_MAX: u64 = 5_000;
+/// What is up for a shorter time between two failures, in milliseconds, has not recovered: it is one failure.
+pub const LEDGER_FLAP_MS: u64 = 10_000;
+/// Time between two writes of the ledger, in milliseconds. What was seen since the last is lost with the agent.
+pub const LEDGER_SAVE_MS: u64 = 30_000;
+/// Time between two counts of the accounts of each group, in milliseconds.
+pub const LEDGER_USERS_MS: u64 = 60_000;

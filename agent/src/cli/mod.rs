@@ -5,6 +5,7 @@
 //! standard error. Refuses: work: a command reads the configuration or asks the running agent, and prints.
 
 pub mod agent;
+pub mod availability;
 pub mod cert;
 pub mod client;
 pub mod config;
@@ -130,6 +131,8 @@ pub enum Command {
     Explain(failover::ExplainArgs),
     /// Show where groups are active and copied, plan it anew, apply the plan
     Placement(placement::Args),
+    /// Say how often and how long nodes and groups were down, as this node saw it
+    Availability(availability::Args),
     /// Show what this node alone had when it came back, and what became of it
     Merge(merge::Args),
     /// Show which rule decides about which account
@@ -228,6 +231,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Promote(args) => failover::promote(&context, args),
         Command::Explain(args) => failover::explain(&context, args),
         Command::Placement(args) => placement::run(&context, args),
+        Command::Availability(args) => availability::run(&context, args),
         Command::Merge(args) => merge::run(&context, args),
         Command::Rules(args) => rules::run(&context, args),
         Command::Reload(args) => reload::run(&context, args),

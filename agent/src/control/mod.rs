@@ -12,7 +12,10 @@ pub mod systemd;
 
 pub use server::{Control, ControlError, serve};
 
-use model::{Done, Explained, MergeFinding, MergeRow, OrderRequest, Placement, RuleRow, Status, Target, VerifyResult};
+use model::{
+    Availability, Done, Explained, MergeFinding, MergeRow, OrderRequest, Placement, RuleRow, Status, Target,
+    VerifyResult,
+};
 
 /// Largest request body, in bytes. A larger one is refused with 413.
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;
@@ -68,6 +71,14 @@ pub trait Admin: Send + Sync {
     ///
     /// Why it cannot be done.
     fn order(&self, request: &OrderRequest) -> Result<Done, String>;
+    /// How available nodes and groups were in the last days.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be told.
+    fn availability(&self, days: u64) -> Result<Availability, String> {
+        Err(format!("nothing is known of the last {days} days"))
+    }
     /// Merges of what this node had alone, newest first.
     ///
     /// # Errors

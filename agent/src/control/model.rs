@@ -388,6 +388,41 @@ pub struct MergeFinding {
     pub decision: String,
 }
 
+/// How available nodes and groups were, as one node saw it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Availability {
+    /// The node that saw it.
+    pub observer: String,
+    pub days: u64,
+    /// What a takeover is taken to last, by the settings.
+    pub takeover_seconds: f64,
+    pub rows: Vec<AvailabilityRow>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AvailabilityRow {
+    /// `node` or `group`.
+    pub kind: String,
+    pub name: String,
+    /// `up`, `down` or `unknown`.
+    pub now: String,
+    pub observed_seconds: f64,
+    pub down_seconds: f64,
+    pub failures: u64,
+    /// F: mean time between failures; `None` without any.
+    pub between_seconds: Option<f64>,
+    /// R: mean time to repair; `None` without any failure.
+    pub repair_seconds: Option<f64>,
+    pub longest_seconds: f64,
+    /// A = F / (F + R); `None`: nothing was observed.
+    pub availability: Option<f64>,
+    pub nines: Option<f64>,
+    /// Time down, times the accounts that were served.
+    pub user_minutes_lost: f64,
+    /// Of a group: what its nodes' figures make of it.
+    pub predicted: Option<f64>,
+}
+
 /// Body of every answer that is not 2xx.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ErrorBody {

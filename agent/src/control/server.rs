@@ -123,6 +123,7 @@ async fn run(
         .route("/v1/rules", get(rules))
         .route("/v1/failover", get(failover))
         .route("/v1/placement", get(placement))
+        .route("/v1/availability", get(availability))
         .route("/v1/merges", get(merges))
         .route("/v1/merge", get(merge_report))
         .route("/v1/explain", post(explain))
@@ -236,6 +237,15 @@ async fn explain(State(shared): Handle, Json(request): Json<ExplainRequest>) -> 
 
 async fn order(State(shared): Handle, Json(request): Json<OrderRequest>) -> Response {
     judged(ask(shared, move |admin| admin.order(&request)).await)
+}
+
+#[derive(Deserialize)]
+struct AvailabilityQuery {
+    days: u64,
+}
+
+async fn availability(State(shared): Handle, Query(query): Query<AvailabilityQuery>) -> Response {
+    judged(ask(shared, move |admin| admin.availability(query.days)).await)
 }
 
 #[derive(Deserialize)]

@@ -14,10 +14,11 @@ use super::council;
 use super::query::Query;
 use crate::capture::view::Seat;
 use crate::clock;
-use crate::config::Placement;
+use crate::config::{Config, Placement};
 use crate::coordinator;
 use crate::coordinator::client::CoordinatorClient;
 use crate::coordinator::record::{Cause, GroupRecord};
+use crate::failover::budget;
 use crate::failover::{Desired, Input, Placed, Role, Settings};
 use crate::fence::watchdog::Watchdog;
 
@@ -81,6 +82,22 @@ pub(super) fn first_roles(core: &mut Core) {
     wanted.into_iter().for_each(|desired| core.desire(Box::new(desired)));
 }
 
+/// What the decider of failover is told of this node once.
+///
+/// # Errors
+/// When the configuration places groups in no way.
+pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
+    Ok(Settings {
+        placement: Placement::build(config)
+            .map_err(|_| anyhow!("the placement cannot be built"))?
+            .groups()
+            .iter()
+            .map(|group| Placed { group: group.id, active: group.active, replicas: group.replicas.clone() })
+            .collect(),
+        ..Settings::of(config, clock::wall_ns())
+    })
+}
+
 /// Starts the council.
 pub(super) fn convene(
     core: &Core,
@@ -89,15 +106,8 @@ pub(super) fn convene(
     asks: crossbeam::channel::Receiver<council::Ask>,
 ) -> anyhow::Result<()> {
     let config = &core.config;
-    let settings = Settings {
-        placement: Placement::build(config)
-            .map_err(|_| anyhow!("the placement cannot be built"))?
-            .groups()
-            .iter()
-            .map(|group| Placed { group: group.id, active: group.active, replicas: group.replicas.clone() })
-            .collect(),
-        ..Settings::of(config, clock::wall_ns())
-    };
+    let settings = settings(config)?;
+    budget::check(&settings, config.failover.rto_ms * 1_000_000).map_err(|why| anyhow!(why))?;
     let coordinator = coordinator::open(config)?.ok_or_else(|| anyhow!("`coordinator.kind` is `none`"))?;
     let (events, inbox) = unbounded();
     let client = CoordinatorClient::start(coordinator, move |event| drop(events.send(event)))?;

@@ -128,6 +128,7 @@ pub(super) struct Core {
     pub foreign_total: u64,
     pub quarantine_told: BTreeSet<String>,
     pub probes: super::senses::Senses,
+    pub availability: super::availability::Availability,
     /// How far this replica is behind, for balancers.
     pub lagging: super::routing::Laggings,
     pub started: MonoNs,

@@ -7,6 +7,7 @@
 mod accounts;
 pub mod acks;
 mod admin;
+mod availability;
 mod board;
 mod census;
 mod compare;
@@ -98,6 +99,7 @@ fn run_loop(core: &mut Core, inbox: &Inbox) {
         if core.now >= next_second {
             next_second = core.now.after(Duration::from_secs(1));
             core.sense();
+            core.see_availability();
             core.say();
             core.asks.tick(core.now);
             core.tell_parked();

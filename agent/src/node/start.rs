@@ -16,8 +16,9 @@ use understudy_types::id::NodeId;
 
 use super::accounts::Accounts;
 use super::admin::NodeAdmin;
+use super::availability::Availability;
 use super::board::Board;
-use super::convene::{convene, first_roles};
+use super::convene::{self, convene, first_roles};
 use super::core::Core;
 use super::council::Council;
 use super::council::kick::Kicker;
@@ -48,9 +49,10 @@ use crate::config::model::{BlobKind, CoordinatorKind, IoBackend, ProbeMode};
 use crate::config::{Config, Loaded, Placement};
 use crate::control::{self, Control};
 use crate::evidence::{self, EvidenceConfig, EvidenceThread};
-use crate::failover::Input;
+use crate::failover::{Input, budget};
 use crate::frame::FrameCodec;
 use crate::journal::{self, Journal, JournalConfig};
+use crate::ledger::file::Keeper;
 use crate::limits::{CAPTURE_QUEUE_MAX, EVENTS_MAX, JOURNAL_CACHE_BYTES, STORE_EXPORT_MS_MAX};
 use crate::merge::Forks;
 use crate::metrics::Metrics;
@@ -366,6 +368,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         foreign_total: 0,
         quarantine_told: BTreeSet::new(),
         probes,
+        availability: Availability::new(Keeper::start(config.node.data_dir.join("availability"))?),
         lagging: super::routing::Laggings::default(),
         started: now,
         failure: None,
@@ -393,6 +396,8 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     let routing = route(&config, &view, &core.board, &query_sender)?;
     let admin = Arc::new(NodeAdmin {
         merger: core.merging.merger.clone(),
+        ledger: core.availability.keeper.clone(),
+        takeover_ms: budget::stages(&convene::settings(&config)?).ms_max(),
         queries: query_sender.clone(),
         asks: shared.then_some(council_asks),
         verifier,

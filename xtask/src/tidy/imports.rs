@@ -48,7 +48,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // Failover: what is agreed on, and who decides.
     ("coordinator", &[]),
     ("failover", &["coordinator", "signal", "beat"]),
-    ("fence", &[]), // the hook and the watchdog, for `node`
+    ("fence", &[]),  // the hook and the watchdog, for `node`
+    ("ledger", &[]), // `node` tells it what was seen
 ];
 
 /// Findings in all files of the agent.
