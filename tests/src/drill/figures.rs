@@ -113,8 +113,8 @@ impl Report {
         for (nth, run) in (1..).zip(&self.runs) {
             problems.extend(run.faults.iter().map(|fault| format!("run {nth} ({}): {fault}", run.node)));
             // Between two sessions nobody looks.
-            let waited = |felt: &Felt| felt.pause_ms.saturating_sub(self.interval_ms);
-            let over = run.accounts.iter().filter(|felt| felt.affected && waited(felt) > self.bound_ms);
+            let late = |felt: &&Felt| felt.affected && felt.pause_ms.saturating_sub(self.interval_ms) > self.bound_ms;
+            let over = run.accounts.iter().filter(late);
             problems.extend(over.map(|felt| {
                 format!("run {nth} ({}): {} waited {} ms, past the bound", run.node, felt.account, felt.pause_ms)
             }));
