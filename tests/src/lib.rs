@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod dovecot;
+pub mod drill;
 pub mod etcd;
 pub mod imap;
 pub mod lmtp;

@@ -111,7 +111,8 @@ pub(super) fn convene(
     let coordinator = coordinator::open(config)?.ok_or_else(|| anyhow!("`coordinator.kind` is `none`"))?;
     let (events, inbox) = unbounded();
     let client = CoordinatorClient::start(coordinator, move |event| drop(events.send(event)))?;
-    let watchdog = failover.watchdog.clone().map(|path| Watchdog::new(path, ms(failover.lease_ms)));
+    let failover = &config.failover;
+    let watchdog = failover.watchdog.clone().map(|path| Watchdog::new(path, failover.lease_ms * 1_000_000));
     let parts = council::Parts {
         settings,
         coordinator: client,

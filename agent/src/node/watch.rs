@@ -53,6 +53,14 @@ impl Watch {
         // Not the time of the turn: if this process was away, the turn began before that.
         self.suspicions.on_beat(peer, clock::mono());
     }
+
+    /// For how long each peer's service has failed by this node's canary; `None` where it does not know, or where this
+    /// node's word does not count.
+    pub(crate) fn failing(&self, now: MonoNs) -> BTreeMap<NodeId, u64> {
+        let words = self.canaries.as_ref().map(|canaries| canaries.words(self.suspicions.is_healthy(now), now));
+        let words = words.into_iter().flat_map(|words| words.words);
+        words.filter(|word| word.healthy).map(|word| (word.of, word.failing_ns)).collect()
+    }
 }
 
 impl Core {
