@@ -1,7 +1,7 @@
 //! The short form of `cargo xtask chaos`: a fixed seed and a few events, and the verdict over what users were told.
 //!
-//! Owns: which events those are. What can hurt: a host without root, Dovecot or the proxies; the test is then skipped by
-//! name. Refuses: judging lengths; `docs/chaos.md` has the long form.
+//! Owns: which events those are. What can hurt: a host without root, Dovecot or the proxies; the test is then skipped
+//! by name. Refuses: judging lengths; `docs/chaos.md` has the long form.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,8 +1,8 @@
 //! `cargo xtask chaos`: a mesh of three nodes under load while one thing after the other goes wrong, and the verdict.
 //!
 //! Owns: the order of things: load, events, healing, the verdict over what users were told. What can hurt: whatever it
-//! does; the mesh is taken away on every way out, its logs stay. Refuses: judging how long an outage was; it is measured
-//! and shown. `docs/chaos.md` has the words.
+//! does; the mesh is taken away on every way out, its logs stay. Refuses: judging how long an outage was; it is
+//! measured and shown. `docs/chaos.md` has the words.
 
 mod act;
 mod event;
