@@ -33,7 +33,7 @@ fn lacking() -> Option<String> {
         ("/usr/bin/etcdctl", "etcd-client"),
     ];
     let missing = programs.into_iter().find(|(path, _)| !Path::new(path).exists()).map(|(_, name)| name.to_owned());
-    if let Some(package) = missing.or_else(|| proxies::lacking().map(|package| package.to_string())) {
+    if let Some(package) = missing.or_else(|| proxies::lacking().map(str::to_owned)) {
         return Some(format!("no {package}; `cargo xtask bootstrap` installs it"));
     }
     if !xtask().ancestors().nth(2).is_some_and(|target| target.join("dovecot").exists()) {
