@@ -12,6 +12,7 @@ pub mod imap;
 pub mod lmtp;
 pub mod mesh;
 pub mod outage;
+pub mod promises;
 pub mod proxies;
 pub mod smtp;
 pub mod traffic;

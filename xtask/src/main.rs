@@ -7,6 +7,7 @@
 mod bench;
 mod bootstrap;
 mod build;
+mod chaos;
 mod ci;
 mod clock;
 mod demo;
@@ -39,6 +40,8 @@ enum Command {
     Tidy(tidy::Args),
     /// Several nodes on this host to try things on
     Mesh(mesh::Args),
+    /// Let one thing after the other go wrong under load, and hold what users were told against what is there
+    Chaos(chaos::Args),
     /// Measure, side by side with what a user would pick instead
     Bench(bench::Args),
     /// What CI runs: `test`, without a terminal
@@ -51,7 +54,13 @@ impl Command {
         match self {
             Self::Tidy(_) | Self::Bench(_) => false,
             Self::Mesh(args) => args.stays(),
-            Self::Bootstrap(_) | Self::Build(_) | Self::Demo(_) | Self::Drill(_) | Self::Test(_) | Self::Ci(_) => true,
+            Self::Bootstrap(_)
+            | Self::Build(_)
+            | Self::Demo(_)
+            | Self::Drill(_)
+            | Self::Chaos(_)
+            | Self::Test(_)
+            | Self::Ci(_) => true,
         }
     }
 }
@@ -70,6 +79,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::main(&args),
         Command::Tidy(args) => tidy::main(&args),
         Command::Mesh(args) => mesh::main(&args),
+        Command::Chaos(args) => return chaos::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Ci(args) => ci::main(&args),
     };

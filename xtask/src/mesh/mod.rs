@@ -137,6 +137,11 @@ impl Part {
     }
 }
 
+/// Why nodes cannot have disks that fail here, if they cannot.
+pub(crate) fn disks_available() -> std::result::Result<(), String> {
+    disk::available().map_err(|lack| lack.to_string())
+}
+
 /// The command.
 ///
 /// # Errors
