@@ -8,6 +8,7 @@
 
 pub mod limits;
 pub mod clock;
+pub mod database;
 pub mod durable;
 pub mod planted;
 pub mod config;

@@ -8,7 +8,7 @@ use super::files::SourceFile;
 use super::source::code_of;
 
 /// Modules that every module may name: they name no stage.
-const EVERYWHERE: [&str; 6] = ["limits", "clock", "durable", "planted", "config", "rules"];
+const EVERYWHERE: [&str; 7] = ["limits", "clock", "database", "durable", "planted", "config", "rules"];
 /// Where the paths meet.
 const MEET: [&str; 4] = ["node", "control", "metrics", "cli"];
 
@@ -16,6 +16,7 @@ const MEET: [&str; 4] = ["node", "control", "metrics", "cli"];
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("clock", &[]),
+    ("database", &[]),
     ("durable", &[]),
     ("planted", &[]),
     ("config", &[]),
