@@ -1,8 +1,9 @@
-//! `understudy placement`: where groups are active and copied, where they should be, and the orders that bring them there.
+//! `understudy placement`: where groups are active and copied, where they should be, and the orders that bring them
+//! there.
 //!
 //! Owns: flags, printing, and the orders of a plan. What can hurt: a plan that is applied as a whole while only half of
-//! it can be done: a group moves only to a replica in sync, so `apply` orders what can be done now, says what must wait,
-//! and ends with 3 until there is nothing left. Refuses: planning; the agent does, from what its decider knows.
+//! it can be done: a group moves only to a replica in sync, so `apply` orders what can be done now, says what must
+//! wait, and ends with 3 until there is nothing left. Refuses: planning; the agent does, from what its decider knows.
 
 use std::collections::BTreeMap;
 

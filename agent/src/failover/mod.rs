@@ -8,7 +8,8 @@
 //!
 //! Reading order: `decide` (dispatch, state), `view` (what the coordinator has), `observe` (others' leases), `lease`
 //! and `promise` (the own right to be active), `txn` (changes under way), `desire` (what follows for each group),
-//! `sync`, `rank` and `promote`, `shift` (planned moves), `orders`, `explain`; beside it `budget` and `plan` (with `spread`).
+//! `sync`, `rank` and `promote`, `shift` (planned moves), `orders`, `explain`; beside it `budget` and `plan` (with
+//! `spread`).
 
 pub mod budget;
 pub mod decide;

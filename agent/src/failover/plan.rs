@@ -1,10 +1,10 @@
 //! Placement planner: where groups should be active, and where their replicas.
 //!
-//! Owns: the plan ([`Plan`]): which groups move, which lists of replicas change, and what the loss of each node would do
-//! then. What can hurt: a plan that moves more than it gains; so a group moves only where it evens the load by more than
-//! itself, and a list changes only where a rule of it is broken or a loss would press one peer by more than one group
-//! beside another. A node that is lost is never chosen, and never taken off a list either: what it alone has of the group
-//! comes back only while it is listed. Refuses: doing it; an administrator applies it.
+//! Owns: the plan ([`Plan`]): which groups move, which lists of replicas change, and what the loss of each node would
+//! do then. What can hurt: a plan that moves more than it gains; so a group moves only where it evens the load by more
+//! than itself, and a list changes only where a rule of it is broken or a loss would press one peer by more than one
+//! group beside another. A node that is lost is never chosen, and never taken off a list either: what it alone has of
+//! the group comes back only while it is listed. Refuses: doing it; an administrator applies it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -267,7 +267,8 @@ impl<'a> Spread<'a> {
         false
     }
 
-    /// Makes `to` the first choice of a group if that makes the loss better; with a new copy only where it is asked for.
+    /// Makes `to` the first choice of a group if that makes the loss better; with a new copy only where it is asked
+    /// for.
     #[expect(clippy::too_many_arguments, reason = "one step of a search, with its state")]
     fn try_first(
         &mut self,

@@ -314,9 +314,9 @@ impl Core {
         frames.ok()?.first().filter(|frame| frame.last_sequence() == at).map(Frame::hash)
     }
 
-    /// Tells the actives of groups that frames are lost here: they make the stream begin anew and send snapshots. It goes
-    /// the way on which their frames come, which is the one that they know us by; told again on every new connection,
-    /// until the stream does begin anew.
+    /// Tells the actives of groups that frames are lost here: they make the stream begin anew and send snapshots. It
+    /// goes the way on which their frames come, which is the one that they know us by; told again on every new
+    /// connection, until the stream does begin anew.
     pub(crate) fn tell_lost(&mut self) {
         for (group, told) in &mut self.lost_groups {
             let Some(link) = self.receiver.link(*group).filter(|link| *told != Some(*link)) else { continue };

@@ -1,9 +1,9 @@
 //! A coordinator and the nodes' clients of it: transactions by compare-and-swap, watches with delay, and silence.
 //!
 //! Owns: the keys with their revisions, requests that are under way, and what each client has told its node. What can
-//! hurt: a coordinator that is kinder than etcd; so a request that was given up may be done later, an answer may be lost
-//! after the change was made (`Unknown`), a watch may be behind an answer, and after a silence everything is told anew.
-//! Refuses: meaning; values are records, and nobody here looks into them.
+//! hurt: a coordinator that is kinder than etcd; so a request that was given up may be done later, an answer may be
+//! lost after the change was made (`Unknown`), a watch may be behind an answer, and after a silence everything is told
+//! anew. Refuses: meaning; values are records, and nobody here looks into them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

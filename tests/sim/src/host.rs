@@ -1,7 +1,7 @@
 //! One machine: its clock, its disk, its store, the ring between store and agent, and what an agent remembers there.
 //!
-//! Owns: everything of a node that outlives its agent. What can hurt: a clock that all nodes share would hide what drift
-//! does; each host has its own. Refuses: the agent.
+//! Owns: everything of a node that outlives its agent. What can hurt: a clock that all nodes share would hide what
+//! drift does; each host has its own. Refuses: the agent.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

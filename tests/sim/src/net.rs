@@ -1,8 +1,8 @@
 //! The network between nodes: connections that keep the order of what is sent on them, and break.
 //!
 //! Owns: links, delays, one-way and two-way partitions, silence. What can hurt: a network that loses single messages
-//! inside a connection would be one that TCP does not let agents see; so loss is a connection that stalls, and dies when
-//! nothing was heard for as long as the real transport waits. Refuses: what the messages say.
+//! inside a connection would be one that TCP does not let agents see; so loss is a connection that stalls, and dies
+//! when nothing was heard for as long as the real transport waits. Refuses: what the messages say.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -39,8 +39,8 @@ struct Link {
     ends: [NodeId; 2],
     /// By end: it has not closed, and was not told that the other did.
     open: [bool; 2],
-    /// By sending end: when the last packet arrives that is no frame, and the last frame. The real queue sends what is no
-    /// frame first.
+    /// By sending end: when the last packet arrives that is no frame, and the last frame. The real queue sends what is
+    /// no frame first.
     arrival_ns: [(u64, u64); 2],
     /// By sending end: what waits for the way to be free.
     held: [VecDeque<Packet>; 2],

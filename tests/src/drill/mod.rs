@@ -30,7 +30,8 @@ const CHECK_WAIT: Duration = Duration::from_secs(60);
 const LATE: Duration = Duration::from_millis(300);
 
 /// Sessions of one account that may be under way at one time. More of them that hang, give up and come again, as a busy
-/// machine makes them, cost a store more than it has: it then serves nobody for minutes (seen with 7, at a load of 100).
+/// machine makes them, cost a store more than it has: it then serves nobody for minutes (seen with 7, at a load of
+/// 100).
 const WORKERS: u32 = 3;
 
 /// How a drill is run.

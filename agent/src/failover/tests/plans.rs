@@ -126,8 +126,8 @@ fn holds(facts: &Facts, replicas: usize) {
     }
 }
 
-/// Every cluster of three or four nodes with up to five or four groups, wherever they are active, with just the capacity that
-/// one loss needs.
+/// Every cluster of three or four nodes with up to five or four groups, wherever they are active, with just the
+/// capacity that one loss needs.
 #[test]
 fn no_single_loss_goes_past_capacity_in_any_small_cluster() {
     let mut seen = 0;

@@ -1,7 +1,7 @@
 //! The event loop's state and what each event does to it, as `agent/src/node/core.rs` has it.
 //!
-//! Owns: capture, batches, the journal's answers, acknowledgements, the release of the ring. What can hurt: see the head
-//! of this folder. Refuses: everything that concerns peers (`peers`) or snapshots (`exports`).
+//! Owns: capture, batches, the journal's answers, acknowledgements, the release of the ring. What can hurt: see the
+//! head of this folder. Refuses: everything that concerns peers (`peers`) or snapshots (`exports`).
 
 use understudy_agent::apply::ApplyEvent;
 use understudy_agent::frame::{BuilderError, Level};

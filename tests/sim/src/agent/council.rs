@@ -1,7 +1,7 @@
 //! The decider of failover and what surrounds it, as `agent/src/node/council` has it.
 //!
-//! Owns: the decider's thread. What can hurt: the event loop may be far behind it, and both behind the ring's time limit;
-//! so each has its own turns here too. Refuses: deciding.
+//! Owns: the decider's thread. What can hurt: the event loop may be far behind it, and both behind the ring's time
+//! limit; so each has its own turns here too. Refuses: deciding.
 
 use understudy_agent::failover::decide::Decider;
 use understudy_agent::failover::{Action, Input, Placed, Settings};

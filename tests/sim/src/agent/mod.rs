@@ -1,15 +1,16 @@
 //! One agent: the product's stages, put together as `agent/src/node` does, with simulated edges.
 //!
-//! Owns: a process's memory. It is made from what the host keeps, and dropped when the process dies. What can hurt: this
-//! is the only part of the product's path that is written twice: a rule of `node/core.rs`, `peers.rs`, `exports.rs` or
-//! `debts.rs` that is not here is a rule that no seed tries. Each function stands in the file that is named as there.
-//! Refuses: deciding what a stage decides.
+//! Owns: a process's memory. It is made from what the host keeps, and dropped when the process dies. What can hurt:
+//! this is the only part of the product's path that is written twice: a rule of `node/core.rs`, `peers.rs`,
+//! `exports.rs` or `debts.rs` that is not here is a rule that no seed tries. Each function stands in the file that is
+//! named as there. Refuses: deciding what a stage decides.
 
 mod core;
 mod council;
 mod exports;
 mod peers;
 mod roles;
+mod stands;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

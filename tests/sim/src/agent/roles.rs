@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use understudy_agent::batch::GroupBatch;
 use understudy_agent::capture::view::Seat;
 use understudy_agent::coordinator::record::{Cause, GroupRecord};
-use understudy_agent::failover::{Desired, Input, ReplicaStands, Role, Stands};
+use understudy_agent::failover::{Desired, Role, Stands};
 use understudy_agent::journal::Token;
-use understudy_agent::limits::{RAISE_RETRY_MS, STANDS_MS};
+use understudy_agent::limits::RAISE_RETRY_MS;
 use understudy_agent::node::acks::Acks;
-use understudy_agent::ship::{self, ShipEvent};
+use understudy_agent::ship::ShipEvent;
 use understudy_agent::store::{RaiseGap, Store, StoreError};
 use understudy_agent::transport::LinkId;
 use understudy_types::id::{Epoch, GroupId, NodeId, Sequence};
@@ -41,11 +41,11 @@ pub(super) enum Stage {
 pub(super) struct Standing {
     pub(super) desired: Desired,
     pub(super) stage: Stage,
-    opening: BTreeSet<String>,
+    pub(super) opening: BTreeSet<String>,
     ready: HashSet<String>,
     seat_told_at: u64,
     fence_due: bool,
-    told: Option<Stands>,
+    pub(super) told: Option<Stands>,
 }
 
 /// All groups.
@@ -57,8 +57,8 @@ pub(super) struct Roles {
     positions: BTreeMap<LinkId, Vec<Position>>,
     seats: BTreeMap<GroupId, Seat>,
     seats_changed: bool,
-    moving: BTreeSet<GroupId>,
-    next_look_ns: u64,
+    pub(super) moving: BTreeSet<GroupId>,
+    pub(super) next_look_ns: u64,
     merged: BTreeMap<GroupId, Epoch>,
     policy_asked: u64,
     policy_told: u64,
@@ -222,7 +222,7 @@ impl Agent {
         self.poke(out);
     }
 
-    fn is_seat_known(&self, group: GroupId) -> bool {
+    pub(super) fn is_seat_known(&self, group: GroupId) -> bool {
         self.roles.groups.get(&group).is_some_and(|standing| self.roles.policy_told >= standing.seat_told_at)
     }
 
@@ -558,8 +558,8 @@ impl Agent {
         !left_nothing && !merged
     }
 
-    /// What only this node has goes to the active: a part of the product that the simulator does not have. It gives it up,
-    /// and has every account copied anew.
+    /// What only this node has goes to the active: a part of the product that the simulator does not have. It gives it
+    /// up, and has every account copied anew.
     fn merge(&mut self, group: GroupId, out: &mut Out) {
         let Some(standing) = self.roles.groups.get(&group) else { return };
         let epoch = standing.desired.record.epoch();
@@ -590,88 +590,6 @@ impl Agent {
                 standing.seat_told_at = told_at;
             }
         }
-    }
-
-    /// Tells the decider what changed: `node/stands.rs`.
-    fn tell_stands(&mut self, host: &Host, out: &mut Out) {
-        let now = out.queue.now_ns();
-        let due = now >= self.roles.next_look_ns;
-        if due {
-            self.roles.next_look_ns = now + STANDS_MS * 1_000_000;
-            self.turn_within(STANDS_MS * 1_000_000, out);
-        }
-        let groups: Vec<GroupId> =
-            if due { self.roles.groups.keys().copied().collect() } else { self.roles.moving.iter().copied().collect() };
-        for group in groups {
-            let Some(stands) = self.stands(group, host) else { continue };
-            let Some(standing) = self.roles.groups.get_mut(&group) else { continue };
-            if standing.told.as_ref() != Some(&stands) {
-                standing.told = Some(stands.clone());
-                self.council.push_back(Input::Stands(stands));
-                self.wake_council(out);
-            }
-        }
-    }
-
-    fn stands(&self, group: GroupId, host: &Host) -> Option<Stands> {
-        let standing = self.roles.groups.get(&group)?;
-        let (record, role) = (&standing.desired.record, standing.desired.role);
-        let tail = self.reader.tail(group);
-        let applied = self.applied_by_all(group);
-        let mut stands = Stands {
-            desired: standing.desired.number,
-            group,
-            epoch: record.epoch(),
-            role,
-            ready: false,
-            quiet: false,
-            captured: tail.sequence,
-            journaled: tail.sequence,
-            applied: Sequence(applied.min(tail.sequence.0)),
-            hash: hex(&tail.hash),
-            tail_epoch: tail.epoch,
-            complete: !self.lost_groups.contains_key(&group),
-            parked: u32::try_from(self.parked.values().filter(|(of, _)| *of == group).count()).unwrap_or(u32::MAX),
-            replicas: Vec::new(),
-        };
-        match standing.stage {
-            Stage::Following => stands.ready = true,
-            Stage::Active => {
-                let own = self.own.get(&group)?;
-                stands.ready = standing.opening.is_empty();
-                stands.captured = own.batch.captured();
-                stands.journaled = Sequence(own.journaled);
-                stands.applied = Sequence(own.journaled);
-                stands.quiet = role == Role::Fenced && self.is_group_quiet(group, host);
-                stands.replicas = own.replicas.iter().map(|peer| self.replica_stands(group, *peer)).collect();
-            }
-            Stage::Idle | Stage::TakingOver | Stage::Closing | Stage::Merging => {}
-        }
-        Some(stands)
-    }
-
-    fn replica_stands(&self, group: GroupId, node: NodeId) -> ReplicaStands {
-        let lag = self.shipper.lag(group, node, 0);
-        let copied = self
-            .names_of(group)
-            .iter()
-            .all(|account| self.copied.get(account).is_some_and(|copied| copied.contains(&node)));
-        ReplicaStands {
-            node,
-            streaming: lag.is_some_and(|lag| lag.stage == ship::Stage::Streaming),
-            complete: copied && !self.peer_resync.contains_key(&(group, node)),
-            acked: lag.map_or(Sequence(0), |lag| lag.acked),
-            applied: lag.map_or(Sequence(0), |lag| lag.applied),
-        }
-    }
-
-    fn is_group_quiet(&self, group: GroupId, host: &Host) -> bool {
-        let Some(own) = self.own.get(&group) else { return false };
-        self.is_seat_known(group)
-            && host.ring.is_read(self.ring_read)
-            && own.batch.is_empty()
-            && own.journaled == own.batch.captured().0
-            && self.names_of(group).iter().all(|account| !host.ring.intents.contains_key(account))
     }
 }
 

@@ -171,7 +171,8 @@ impl Log {
         Ok(())
     }
 
-    /// Nodes whose disk holds the change: the operation itself, or a snapshot of the account that its node made after it.
+    /// Nodes whose disk holds the change: the operation itself, or a snapshot of the account that its node made after
+    /// it.
     #[must_use]
     pub fn nodes_of(&self, number: u64, account: &str) -> BTreeSet<NodeId> {
         let Some((hash, seq)) = self.changes.get(&number) else { return BTreeSet::new() };

@@ -1,9 +1,10 @@
 //! What users were told, and what must therefore be true of their mail at the end.
 //!
 //! Owns: the independent model of messages, flags, mailboxes and subscriptions: what was tried, and what was
-//! acknowledged for good. What can hurt: a model that asks for more than was promised finds bugs that are none; one that
-//! asks for less misses losses. The promise: a change that was acknowledged is there, unless a later change that was at
-//! least tried took it away. Refuses: names of mailboxes, which move with their parents; replicas must agree on them.
+//! acknowledged for good. What can hurt: a model that asks for more than was promised finds bugs that are none; one
+//! that asks for less misses losses. The promise: a change that was acknowledged is there, unless a later change that
+//! was at least tried took it away. Refuses: names of mailboxes, which move with their parents; replicas must agree on
+//! them.
 
 use std::collections::BTreeMap;
 

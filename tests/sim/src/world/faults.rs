@@ -1,7 +1,8 @@
 //! Faults: which one happens next, where, and for how long; and the calm after them.
 //!
-//! Owns: the bounds of what a world does to itself: bits turn over on the disk of one node only, and that node alone may
-//! lose its journal, so that what was acknowledged is always somewhere. Refuses: more than the product promises to bear.
+//! Owns: the bounds of what a world does to itself: bits turn over on the disk of one node only, and that node alone
+//! may lose its journal, so that what was acknowledged is always somewhere. Refuses: more than the product promises to
+//! bear.
 
 use understudy_agent::coordinator::record::{Name, NodeRecord};
 use understudy_agent::failover::{Input, Order, Record};

@@ -1,7 +1,7 @@
 //! A world: hosts, agents, users, a network and a seed. It runs to its end and says what was wrong.
 //!
-//! Owns: the loop, the lives and deaths of agents, and the end: faults cease, everything that was off is on, and within a
-//! bounded time every group is served and all its copies are equal. What can hurt: two runs of a seed that differ; so
+//! Owns: the loop, the lives and deaths of agents, and the end: faults cease, everything that was off is on, and within
+//! a bounded time every group is served and all its copies are equal. What can hurt: two runs of a seed that differ; so
 //! nothing here has a thread, a clock, or an order that is not its own. Refuses: judging mail; that is the checker's.
 
 mod faults;

@@ -1,7 +1,7 @@
 //! The end of a world: whether all is well again, in time, and whether everybody has what they were promised.
 //!
-//! Owns: the bounds of recovery. What can hurt: a world that is taken to be well a moment too early; so it must stay well
-//! for some seconds. Refuses: mending; what is not well by itself is a finding.
+//! Owns: the bounds of recovery. What can hurt: a world that is taken to be well a moment too early; so it must stay
+//! well for some seconds. Refuses: mending; what is not well by itself is a finding.
 
 use understudy_agent::coordinator::record::{GroupRecord, Name};
 use understudy_agent::failover::Record;
