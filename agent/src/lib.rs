@@ -8,6 +8,7 @@
 
 pub mod limits;
 pub mod clock;
+pub mod database;
 pub mod durable;
 pub mod planted;
 pub mod config;
@@ -39,6 +40,7 @@ pub mod coordinator;
 pub mod pause;
 pub mod failover;
 pub mod fence;
+pub mod ledger;
 
 pub mod routing;
 pub mod metrics;

@@ -249,6 +249,8 @@ pub const VERSION_ASK_MS: u64 = 5_000;
 
 /// How often the decider of failover is told that time passed, in milliseconds.
 pub const COUNCIL_TICK_MS: u64 = 20;
+/// Longest wait of a stopping agent for its council, in milliseconds. Past it the agent stops all the same.
+pub const COUNCIL_END_MS_MAX: u64 = 500;
 /// Groups in one word between deciders. More go in several.
 pub const COUNCIL_GROUPS_MAX: usize = 4_096;
 /// Orders of administrators that wait for the decider. Past it the oldest is given up.
@@ -262,9 +264,9 @@ pub const RAISERS: usize = 4;
 pub const RAISE_RETRY_MS: u64 = 200;
 /// How often the decider of failover is told how groups stand, in milliseconds; at once while they change their roles.
 pub const STANDS_MS: u64 = 100;
-/// For how long a login or delivery is held while its group changes nodes, in milliseconds. Past it the client is told
-/// to come again.
-pub const ROUTING_HOLD_MS_MAX: u64 = 4_000;
+/// For how long a login is held while its group changes nodes, in milliseconds. Past it the client is told to come
+/// again. Less than the second after which nginx takes an agent for dead, and asks another.
+pub const ROUTING_HOLD_MS_MAX: u64 = 700;
 /// Pause between two looks whether a held login may go on, in milliseconds.
 pub const ROUTING_HOLD_PAUSE_MS: u64 = 10;
 
@@ -337,6 +339,10 @@ pub const SUSPICION_INTERVALS_MAX: usize = 64;
 pub const SUSPICION_PHI_MILLI_MAX: u32 = 100_000;
 /// Time without a look at the peers, in nanoseconds, after which this process was itself away: suspicion begins anew.
 pub const SUSPICION_AWAY_NS: u64 = 1_000_000_000;
+/// Change of a level of suspicion, in thousandths, that the decider is told of. Smaller ones say nothing.
+pub const SUSPICION_CHANGE_MILLI: u32 = 250;
+/// Time between two looks at the levels, in nanoseconds.
+pub const SUSPICION_LOOK_NS: u64 = 200_000_000;
 /// Points of the local health: past it, it does not get worse.
 pub const HEALTH_POINTS_MAX: u32 = 8;
 /// Points from which a node's word on others does not count.
@@ -372,6 +378,10 @@ pub const COORDINATOR_KEYS_MAX: usize = 65_536;
 pub const COORDINATOR_BYTES_MAX: usize = 64 << 20;
 /// Time for one call of the coordinator until the round trips were measured, in milliseconds. Past it the call fails.
 pub const COORDINATOR_TIMEOUT_MS: u64 = 1_000;
+/// Shortest time-out made of measured round trips, in milliseconds: one pause of a virtual machine is no failure.
+pub const COORDINATOR_TIMEOUT_MS_MIN: u64 = 200;
+/// Round trips of the slowest of a hundred requests that fit into a time-out.
+pub const COORDINATOR_TIMEOUT_P99_TIMES: u64 = 8;
 /// Transactions that are under way at one time. Past it a new one is answered `Unreachable` at once.
 pub const COORDINATOR_QUEUE_MAX: usize = 64;
 /// Answers to transactions past [`COORDINATOR_QUEUE_MAX`] that wait to be given. Past it they are not given.
@@ -531,3 +541,16 @@ pub const FENCE_HOOK_MS_MAX: u64 = 10_000;
 pub const FENCE_HOOK_OUTPUT_BYTES_MAX: usize = 16 << 10;
 /// Lines of the fence hook's output that go to the log. More are dropped.
 pub const FENCE_HOOK_LINES_MAX: usize = 100;
+
+/// Days of the availability ledger. Older ones are forgotten, and their files removed.
+pub const LEDGER_DAYS_MAX: usize = 400;
+/// Failures of one node or group on one day. Further ones are counted to the last.
+pub const LEDGER_FAILURES_MAX: usize = 500;
+/// Longest time between two looks, in milliseconds. In a longer one nobody looked: it counts neither as up nor as down.
+pub const LEDGER_SIGHT_MS_MAX: u64 = 5_000;
+/// What is up for a shorter time between two failures, in milliseconds, has not recovered: it is one failure.
+pub const LEDGER_FLAP_MS: u64 = 10_000;
+/// Time between two writes of the ledger, in milliseconds. What was seen since the last is lost with the agent.
+pub const LEDGER_SAVE_MS: u64 = 30_000;
+/// Time between two counts of the accounts of each group, in milliseconds.
+pub const LEDGER_USERS_MS: u64 = 60_000;

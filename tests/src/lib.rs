@@ -6,11 +6,13 @@
 
 pub mod agent;
 pub mod dovecot;
+pub mod drill;
 pub mod etcd;
 pub mod imap;
 pub mod lmtp;
 pub mod mesh;
 pub mod outage;
+pub mod promises;
 pub mod proxies;
 pub mod smtp;
 pub mod traffic;

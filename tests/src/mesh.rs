@@ -210,6 +210,12 @@ impl Mesh {
         &self.dir
     }
 
+    /// The program `understudy`, which is built beside the mesh's own.
+    #[must_use]
+    pub fn agent_program(&self) -> PathBuf {
+        self.program.with_file_name("understudy")
+    }
+
     /// As it stands now.
     ///
     /// # Errors

@@ -7,9 +7,11 @@
 mod bench;
 mod bootstrap;
 mod build;
+mod chaos;
 mod ci;
 mod clock;
 mod demo;
+mod drill;
 mod host;
 mod mesh;
 mod run;
@@ -30,12 +32,16 @@ enum Command {
     Build(build::Args),
     /// Two nodes, real traffic, every process killed once, all accounts compared
     Demo(demo::Args),
+    /// An event, again and again, on three nodes with users, and what they saw of it
+    Drill(drill::Args),
     /// Run everything that shows the project works
     Test(test::Args),
     /// Check what no compiler checks: module heads, import directions, documents against code
     Tidy(tidy::Args),
     /// Several nodes on this host to try things on
     Mesh(mesh::Args),
+    /// Let one thing after the other go wrong under load, and hold what users were told against what is there
+    Chaos(chaos::Args),
     /// Measure, side by side with what a user would pick instead
     Bench(bench::Args),
     /// What CI runs: `test`, without a terminal
@@ -48,7 +54,13 @@ impl Command {
         match self {
             Self::Tidy(_) | Self::Bench(_) => false,
             Self::Mesh(args) => args.stays(),
-            Self::Bootstrap(_) | Self::Build(_) | Self::Demo(_) | Self::Test(_) | Self::Ci(_) => true,
+            Self::Bootstrap(_)
+            | Self::Build(_)
+            | Self::Demo(_)
+            | Self::Drill(_)
+            | Self::Chaos(_)
+            | Self::Test(_)
+            | Self::Ci(_) => true,
         }
     }
 }
@@ -63,15 +75,20 @@ fn main() -> ExitCode {
         Command::Bootstrap(args) => bootstrap::main(&args),
         Command::Build(args) => build::main(&args),
         Command::Demo(args) => demo::main(&args),
+        Command::Drill(args) => return ended(drill::main(&args)),
         Command::Test(args) => test::main(&args),
         Command::Tidy(args) => tidy::main(&args),
         Command::Mesh(args) => mesh::main(&args),
+        Command::Chaos(args) => return chaos::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Ci(args) => ci::main(&args),
     };
+    ended(done.map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+}
+
+fn ended(done: anyhow::Result<ExitCode>) -> ExitCode {
     match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use redb::{Database, Durability, ReadableDatabase, TableDefinition};
+use redb::{Durability, TableDefinition};
 use understudy_types::id::{BlobId, GroupId};
 
 use super::brake::Brake;
 use super::hold::{Held, HeldKey};
 use super::park::Parked;
+use crate::database::Database;
 
 const APPLIED: TableDefinition<'_, u32, u64> = TableDefinition::new("applied-1");
 const PARKED: TableDefinition<'_, (u32, &str), &str> = TableDefinition::new("parked-1");

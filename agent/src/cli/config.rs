@@ -9,8 +9,10 @@ use serde::Serialize;
 use super::{Context, Exit, Failure, output};
 use crate::config::check::check_host;
 use crate::config::keys::{KEYS, Kind};
+use crate::config::model::CoordinatorKind;
 use crate::config::path::pattern;
-use crate::config::{KeyPath, Origin, Problem, Severity, Sources, load};
+use crate::config::{Config, KeyPath, Origin, Problem, Severity, Sources, load};
+use crate::failover::{Settings, budget};
 
 /// Flags of `config`.
 #[derive(Debug, clap::Args)]
@@ -64,6 +66,7 @@ fn check(context: &Context, file: PathBuf, host: bool) -> Result<Exit, Failure> 
     let problems = match load(&Sources::of_process(Some(file.clone()), context.global.set.clone())) {
         Ok(loaded) => {
             let mut problems = loaded.warnings.clone();
+            problems.extend(budget(&loaded.config));
             if host {
                 problems.extend(check_host(&loaded.config).into_iter().map(|mut problem| {
                     problem.origin = crate::config::origin_of(&loaded.values, &problem.key);
@@ -88,6 +91,17 @@ fn check(context: &Context, file: PathBuf, host: bool) -> Result<Exit, Failure> 
         output::text(&text)?;
     }
     Ok(if valid { Exit::Fine } else { Exit::Usage })
+}
+
+/// Whether a failover can be as fast as declared.
+fn budget(config: &Config) -> Option<Problem> {
+    let declared = config.failover.rto_ms;
+    if declared == 0 || config.coordinator.kind == CoordinatorKind::None {
+        return None;
+    }
+    let why = budget::check(&Settings::of(config, 0), declared.saturating_mul(1_000_000)).err()?;
+    let remedy = "lower `failover.lease_ms` or `failover.store_stall_ms`, or declare more";
+    Some(Problem::error("failover.rto_ms", why, remedy))
 }
 
 #[derive(Serialize)]

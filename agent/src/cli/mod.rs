@@ -5,6 +5,7 @@
 //! standard error. Refuses: work: a command reads the configuration or asks the running agent, and prints.
 
 pub mod agent;
+pub mod availability;
 pub mod cert;
 pub mod client;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod merge;
 pub mod output;
 pub mod pause;
 pub mod quarantine;
+pub mod placement;
 pub mod reload;
 pub mod resync;
 pub mod rules;
@@ -132,6 +134,10 @@ pub enum Command {
     Promote(failover::PromoteArgs),
     /// Say why a group is where it is, rule by rule
     Explain(failover::ExplainArgs),
+    /// Show where groups are active and copied, plan it anew, apply the plan
+    Placement(placement::Args),
+    /// Say how often and how long nodes and groups were down, as this node saw it
+    Availability(availability::Args),
     /// Show what this node alone had when it came back, and what became of it
     Merge(merge::Args),
     /// Show, apply or undo destructive operations that replicas hold
@@ -247,6 +253,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Undrain(args) => failover::undrain(&context, args),
         Command::Promote(args) => failover::promote(&context, args),
         Command::Explain(args) => failover::explain(&context, args),
+        Command::Placement(args) => placement::run(&context, args),
+        Command::Availability(args) => availability::run(&context, args),
         Command::Merge(args) => merge::run(&context, args),
         Command::Hold(args) => hold::run(&context, args),
         Command::Pause(args) => pause::run(&context, args),

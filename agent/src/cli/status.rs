@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use super::{Context, Exit, Failure, output};
-use crate::control::model::{AccountStatus, ReplicaState, Role, Status};
+use crate::control::model::{AccountStatus, LeaseStatus, ReplicaState, Role, Status};
 
 /// Flags of `status`.
 #[derive(Debug, clap::Args)]
@@ -50,6 +50,9 @@ pub fn render(status: &Status, args: &Args) -> String {
     let _ = writeln!(out, "{}", if status.healthy { "healthy" } else { "NOT HEALTHY" });
     for reason in &status.reasons {
         let _ = writeln!(out, "  - {reason}");
+    }
+    if let Some(lease) = &node.lease {
+        let _ = writeln!(out, "{}", lease_line(lease));
     }
     let store = &status.store;
     let pid = store.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
@@ -194,6 +197,14 @@ fn note(account: &AccountStatus) -> String {
     }
 }
 
+fn lease_line(lease: &LeaseStatus) -> String {
+    let state = if lease.held { format!("held for {} ms", lease.left_ms) } else { format!("NOT HELD: {}", lease.why) };
+    let heard = if lease.coordinator_heard { "heard" } else { "NOT HEARD" };
+    let more = [(lease.failsafe, ", peers are asked to confirm"), (lease.drained, ", drained")];
+    let more: String = more.into_iter().filter(|(is, _)| *is).map(|(_, text)| text).collect();
+    format!("lease    {state}, coordinator {heard} (p99 {:.1} ms){more}", lease.coordinator_p99_ms)
+}
+
 fn groups(status: &Status) -> String {
     let rows: Vec<_> = status
         .groups
@@ -210,17 +221,23 @@ fn groups(status: &Status) -> String {
                 }
                 _ => format!("received {} journaled {} applied {}", group.received, group.journaled, group.applied),
             };
+            let mark = |name: &String| if group.in_sync.contains(name) { format!("{name}*") } else { name.clone() };
+            let replicas: Vec<String> = group.replicas.iter().map(mark).collect();
             vec![
                 group.id.to_string(),
                 role_name(group.role).to_owned(),
                 group.active.clone(),
-                group.replicas.join(","),
+                replicas.join(","),
+                group.state.clone(),
                 group.epoch.to_string(),
                 positions,
             ]
         })
         .collect();
-    output::table(&["GROUP", "ROLE", "ACTIVE", "REPLICAS", "EPOCH", "POSITIONS (shipped/acked/applied)"], &rows)
+    output::table(
+        &["GROUP", "ROLE", "ACTIVE", "REPLICAS (* in sync)", "STATE", "EPOCH", "POSITIONS (shipped/acked/applied)"],
+        &rows,
+    )
 }
 
 fn role_name(role: Role) -> &'static str {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use understudy_types::segment::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 
 use super::address::Service;
-use super::model::{BlobKind, Config};
+use super::model::{BlobKind, Config, CoordinatorKind};
 use super::placement::Placement;
 use super::{Problem, Severity};
 use crate::rules::Rules;
@@ -22,6 +22,8 @@ pub fn check(config: &Config) -> Vec<Problem> {
     blobs(config, &mut problems);
     routing(config, &mut problems);
     detection(config, &mut problems);
+    failover(config, &mut problems);
+    coordinator(config, &mut problems);
     if let Err(found) = Placement::build(config) {
         problems.extend(found);
     }
@@ -159,6 +161,48 @@ fn routing(config: &Config, problems: &mut Vec<Problem>) {
                 "must be set where `[routing]` listens and `transport.listen` names no host",
                 format!("for example `{} = \"192.0.2.1:{}\"` in `[store]`", service.key(), service.port()),
             ));
+        }
+    }
+}
+
+fn failover(config: &Config, problems: &mut Vec<Problem>) {
+    let failover = &config.failover;
+    if failover.renew_ms == 0 || failover.renew_ms > failover.lease_ms / 3 {
+        problems.push(Problem::error(
+            "failover.renew_ms",
+            format!("{} is 0 or more than a third of `failover.lease_ms` = {}", failover.renew_ms, failover.lease_ms),
+            "two renewals must be able to fail: lower it, or raise the lease",
+        ));
+    }
+    if failover.rto_ms > 0 && config.coordinator.kind == CoordinatorKind::None {
+        problems.push(Problem::error(
+            "failover.rto_ms",
+            "is declared, and without a coordinator nothing fails over",
+            "set `coordinator.kind`, or unset this",
+        ));
+    }
+}
+
+/// What opening it would refuse, as far as the file alone says.
+fn coordinator(config: &Config, problems: &mut Vec<Problem>) {
+    let of = &config.coordinator;
+    if of.kind != CoordinatorKind::Etcd {
+        return;
+    }
+    if of.endpoints.is_empty() {
+        problems.push(Problem::error(
+            "coordinator.endpoints",
+            "must be set for `kind = \"etcd\"`",
+            "name every member, for example `[\"https://192.0.2.11:2379\"]`",
+        ));
+    }
+    for (key, other, one, two) in [
+        ("coordinator.cert", "coordinator.key", of.cert.is_some(), of.key.is_some()),
+        ("coordinator.user", "coordinator.password_file", of.user.is_some(), of.password_file.is_some()),
+    ] {
+        if one != two {
+            let (missing, set) = if one { (other, key) } else { (key, other) };
+            problems.push(Problem::error(missing, format!("must be set where `{set}` is"), "set both, or neither"));
         }
     }
 }

@@ -111,6 +111,13 @@ fn wrong_values_say_what_was_expected() {
         ("[blobs]\nkind = \"s3\"\n", "`blobs.endpoint`: must be set"),
         ("[[peers]]\nid = 1\nname = \"b\"\naddress = \"b:1\"\n", "1 is this node"),
         ("x = [\n", "not TOML"),
+        ("[coordinator]\nkind = \"etcd\"\n", "`coordinator.endpoints`: must be set"),
+        (
+            "[coordinator]\nkind = \"etcd\"\nendpoints = [\"http://a:1\"]\nuser = \"u\"\n",
+            "`coordinator.password_file`: must be set where `coordinator.user` is",
+        ),
+        ("[failover]\nlease_ms = 1500\nrenew_ms = 501\n", "more than a third of `failover.lease_ms` = 1500"),
+        ("[failover]\nrto_ms = 9000\n", "without a coordinator nothing fails over"),
     ] {
         let head = if text.starts_with("ring") { format!("{text}{HEAD}") } else { format!("{HEAD}{text}") };
         let said = refused(&head);

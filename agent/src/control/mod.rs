@@ -13,7 +13,10 @@ pub mod systemd;
 
 pub use server::{Control, ControlError, serve};
 
-use model::{Done, Explained, MergeFinding, MergeRow, OrderRequest, RuleRow, Status, Target, VerifyResult};
+use model::{
+    Availability, Done, Explained, MergeFinding, MergeRow, OrderRequest, Placement, RuleRow, Status, Target,
+    VerifyResult,
+};
 use orders::{
     HoldDone, HoldRequest, HoldRow, PauseDone, PauseRequest, PauseRow, QuarantineRequest, QuarantineRow, ResumeRequest,
     UndoReport,
@@ -107,12 +110,26 @@ pub trait Admin: Send + Sync {
     ///
     /// There is no such group, account or node, or nobody decides here.
     fn explain(&self, of: &Target) -> Result<Vec<Explained>, String>;
+    /// Where groups are, and where they should be with so many replicas; unset: as many as were configured.
+    ///
+    /// # Errors
+    ///
+    /// Nobody decides here.
+    fn placement(&self, replicas: Option<usize>) -> Result<Placement, String>;
     /// Gives the decider an order.
     ///
     /// # Errors
     ///
     /// Why it cannot be done.
     fn order(&self, request: &OrderRequest) -> Result<Done, String>;
+    /// How available nodes and groups were in the last days.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be told.
+    fn availability(&self, days: u64) -> Result<Availability, String> {
+        Err(format!("nothing is known of the last {days} days"))
+    }
     /// Merges of what this node had alone, newest first.
     ///
     /// # Errors

@@ -3,9 +3,12 @@
 //! Owns: the JSON of `/v1/…`; units are the last word of each name. What can hurt: a client of an older version;
 //! so fields are only ever added, and readers ignore what they do not know. Refuses: behaviour.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::orders::PauseRow;
+use crate::failover::plan::Plan;
 use crate::rules::{Hold, OnPromotion};
 
 /// Distance between two positions of a stream.
@@ -50,6 +53,25 @@ pub struct NodeStatus {
     pub version: String,
     pub pid: u32,
     pub uptime_seconds: f64,
+    /// `None`: no coordinator is configured, and placement is what the configuration says.
+    #[serde(default)]
+    pub lease: Option<LeaseStatus>,
+}
+
+/// The node's right to be active.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    pub held: bool,
+    pub left_ms: u64,
+    /// Why it is not held; empty while it is.
+    pub why: String,
+    pub coordinator_heard: bool,
+    /// Peers confirm this node's groups, because the coordinator does not answer as it should.
+    pub failsafe: bool,
+    /// No group is to be active here.
+    pub drained: bool,
+    /// What the slowest of a hundred requests to the coordinator takes.
+    pub coordinator_p99_ms: f64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -120,6 +142,12 @@ pub struct GroupStatus {
     pub role: Role,
     pub active: String,
     pub replicas: Vec<String>,
+    /// Replicas that have all that was acknowledged.
+    #[serde(default)]
+    pub in_sync: Vec<String>,
+    /// `serving`, `opening`, `fenced`, `moving`, `merging`, `following` or `none`.
+    #[serde(default)]
+    pub state: String,
     pub epoch: u64,
     /// Positions on the active node; 0 on a replica.
     pub captured: u64,
@@ -297,6 +325,18 @@ pub enum OrderRequest {
     },
 }
 
+/// Answer to `GET /v1/placement?replicas=N`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Number and name of each configured node.
+    pub names: BTreeMap<u16, String>,
+    /// How many replicas of each group the plan is for.
+    pub replicas: usize,
+    /// `failover::explain::Overview`.
+    pub overview: serde_json::Value,
+    pub plan: Plan,
+}
+
 /// Body of `POST /v1/explain`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainRequest {
@@ -400,6 +440,41 @@ impl RuleHold {
             brake_floor: hold.brake_floor,
         }
     }
+}
+
+/// How available nodes and groups were, as one node saw it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Availability {
+    /// The node that saw it.
+    pub observer: String,
+    pub days: u64,
+    /// What a takeover is taken to last, by the settings.
+    pub takeover_seconds: f64,
+    pub rows: Vec<AvailabilityRow>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AvailabilityRow {
+    /// `node` or `group`.
+    pub kind: String,
+    pub name: String,
+    /// `up`, `down` or `unknown`.
+    pub now: String,
+    pub observed_seconds: f64,
+    pub down_seconds: f64,
+    pub failures: u64,
+    /// F: mean time between failures; `None` without any.
+    pub between_seconds: Option<f64>,
+    /// R: mean time to repair; `None` without any failure.
+    pub repair_seconds: Option<f64>,
+    pub longest_seconds: f64,
+    /// A = F / (F + R); `None`: nothing was observed.
+    pub availability: Option<f64>,
+    pub nines: Option<f64>,
+    /// Time down, times the accounts that were served.
+    pub user_minutes_lost: f64,
+    /// Of a group: what its nodes' figures make of it.
+    pub predicted: Option<f64>,
 }
 
 /// Body of every answer that is not 2xx.

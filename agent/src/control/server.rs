@@ -123,6 +123,8 @@ async fn run(
         .route("/v1/reload", post(reload))
         .route("/v1/rules", get(rules))
         .route("/v1/failover", get(failover))
+        .route("/v1/placement", get(placement))
+        .route("/v1/availability", get(availability))
         .route("/v1/merges", get(merges))
         .route("/v1/merge", get(merge_report))
         .route("/v1/explain", post(explain))
@@ -230,12 +232,30 @@ async fn failover(State(shared): Handle) -> Response {
     judged(ask(shared, |admin| admin.failover()).await)
 }
 
+#[derive(Deserialize)]
+struct PlacementQuery {
+    replicas: Option<usize>,
+}
+
+async fn placement(State(shared): Handle, Query(query): Query<PlacementQuery>) -> Response {
+    judged(ask(shared, move |admin| admin.placement(query.replicas)).await)
+}
+
 async fn explain(State(shared): Handle, Json(request): Json<ExplainRequest>) -> Response {
     judged(ask(shared, move |admin| admin.explain(&request.of)).await)
 }
 
 async fn order(State(shared): Handle, Json(request): Json<OrderRequest>) -> Response {
     judged(ask(shared, move |admin| admin.order(&request)).await)
+}
+
+#[derive(Deserialize)]
+struct AvailabilityQuery {
+    days: u64,
+}
+
+async fn availability(State(shared): Handle, Query(query): Query<AvailabilityQuery>) -> Response {
+    judged(ask(shared, move |admin| admin.availability(query.days)).await)
 }
 
 #[derive(Deserialize)]

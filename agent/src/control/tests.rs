@@ -110,6 +110,10 @@ impl Admin for Node {
         }
     }
 
+    fn placement(&self, replicas: Option<usize>) -> Result<Placement, String> {
+        Ok(Placement { replicas: replicas.unwrap_or(1), ..Placement::default() })
+    }
+
     fn order(&self, request: &OrderRequest) -> Result<Done, String> {
         Ok(Done { done: format!("{request:?}") })
     }
@@ -201,6 +205,10 @@ fn a_refusal_is_the_agents_own_words() {
     assert!(matches!(&refused, Failure::Agent(said) if said.contains("`v@x` is not known")), "{refused}");
     let refused = client.post::<_, Done>("/v1/reload", &()).unwrap_err();
     assert!(refused.to_string().contains("rules[0].file"), "{refused}");
+    assert!(client.get::<Vec<MergeRow>>("/v1/merges").unwrap().is_empty());
+    let name = crate::cli::client::quote("../3-7");
+    let refused = client.get::<Vec<MergeFinding>>(&format!("/v1/merge?name={name}")).unwrap_err();
+    assert!(refused.to_string().contains("no merge `../3-7`"), "{refused}");
     let refused = client.get::<Done>("/v1/nothing").unwrap_err();
     assert!(refused.to_string().contains("no such page"), "{refused}");
     let many = VerifyRequest { accounts: vec![String::new(); REQUEST_ACCOUNTS_MAX + 1] };
@@ -292,7 +300,7 @@ fn the_names_of_the_status_are_a_contract() {
     let names =
         |at: &str| value.pointer(at).unwrap().as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(names(""), "accounts blind blobs groups healthy holds journal node pauses peers reasons ring store");
-    assert_eq!(names("/node"), "cluster id name pid uptime_seconds version");
+    assert_eq!(names("/node"), "cluster id lease name pid uptime_seconds version");
     assert_eq!(names("/ring"), "capacity_bytes changes_open dropped_total fill_bytes gaps path records_total");
     assert_eq!(names("/accounts/0"), "active braked group held name paused quarantined replicas role");
     assert_eq!(names("/accounts/0/replicas/0"), "lag node state");
@@ -304,4 +312,14 @@ fn the_names_of_the_status_are_a_contract() {
         (state(model::ReplicaState::Equal), state(model::ReplicaState::ResyncNeeded)),
         ("equal".into(), "resync-needed".into())
     );
+}
+
+#[test]
+fn a_plan_of_placement_is_for_as_many_replicas_as_were_asked_for() {
+    let running = running();
+    let client = Client::new(running.socket.clone());
+    let placement: super::model::Placement = client.get("/v1/placement").expect("answers");
+    assert_eq!(placement.replicas, 1);
+    let placement: super::model::Placement = client.get("/v1/placement?replicas=3").expect("answers");
+    assert_eq!(placement.replicas, 3);
 }

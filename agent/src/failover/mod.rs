@@ -8,7 +8,8 @@
 //!
 //! Reading order: `decide` (dispatch, state), `view` (what the coordinator has), `observe` (others' leases), `lease`
 //! and `promise` (the own right to be active), `txn` (changes under way), `desire` (what follows for each group),
-//! `sync`, `rank` and `promote`, `shift` (planned moves), `orders`, `explain`; beside it `budget` and `plan`.
+//! `sync`, `rank` and `promote`, `shift` (planned moves), `orders`, `explain`; beside it `budget` and `plan` (with
+//! `spread`).
 
 pub mod budget;
 pub mod decide;
@@ -22,6 +23,7 @@ mod promise;
 mod promote;
 mod rank;
 mod shift;
+mod spread;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use understudy_types::id::{Epoch, GroupId, NodeId, Sequence};
 
 use crate::clock::BootNs;
+use crate::config::Config;
 use crate::config::model::Automation;
 use crate::coordinator::record::{Base, GroupRecord, LeaseRecord, Name, NodeRecord, PauseRecord};
 
@@ -60,6 +63,33 @@ pub struct Settings {
     pub fence_hook: bool,
     /// The configured placement: what a group's first record is made of.
     pub placement: Vec<Placed>,
+}
+
+impl Settings {
+    /// As configured, without placement.
+    #[must_use]
+    pub fn of(config: &Config, incarnation: u64) -> Self {
+        let failover = &config.failover;
+        let ns = |ms: u64| ms.saturating_mul(1_000_000);
+        Self {
+            node: config.node_id(),
+            incarnation,
+            mode: failover.mode,
+            lease_ns: ns(failover.lease_ms),
+            renew_ns: ns(failover.renew_ms),
+            store_stall_ns: ns(failover.store_stall_ms),
+            drift_ppm: failover.drift_ppm,
+            in_sync_timeout_ns: ns(failover.in_sync_timeout_ms),
+            dwell_ns: ns(failover.dwell_ms),
+            site: config.node.site.clone(),
+            priority: config.node.priority,
+            no_failover: config.node.no_failover,
+            capacity_groups: config.node.capacity_groups,
+            cross_site: failover.cross_site,
+            fence_hook: failover.fence_hook.is_some(),
+            placement: Vec::new(),
+        }
+    }
 }
 
 /// A group as the configuration places it.

@@ -4,6 +4,7 @@
 
 mod faults;
 mod loops;
+mod plans;
 mod random;
 mod scenes;
 mod world;

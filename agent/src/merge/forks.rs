@@ -8,10 +8,11 @@
 
 use std::path::Path;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 use understudy_types::id::{Epoch, GroupId};
 
 use super::{MailboxMark, wire};
+use crate::database::Database;
 
 /// Group, account, epoch: the marks.
 const FORKS: TableDefinition<'_, (u32, &str, u64), &[u8]> = TableDefinition::new("forks-1");

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use understudy_types::id::{Epoch, GroupId};
 
 use super::forks::ForksError;
 use super::run::Order;
+use crate::database::Database;
 use crate::limits::MERGES_KEPT_MAX;
 
 /// Group, epoch: the merge, as JSON.

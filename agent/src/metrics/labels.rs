@@ -29,6 +29,9 @@ label_sets! {
     Io { part, backend }
     /// `active` or `replica`.
     Role { role }
+    /// What this node is for a group just now (`serving`, `opening`, `fenced`, `moving`, `merging`, `following`,
+    /// `none`).
+    State { state }
     /// A kind of operation and what became of it.
     Op { kind, outcome }
     /// What became of something.

@@ -5,13 +5,15 @@
 //! Refuses: reading clocks; durations are observed where they were measured.
 
 mod detection;
+mod failover;
 mod labels;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use detection::Detection;
+pub use failover::Failover;
 pub use labels::{
-    Blob, CanaryRound, Io, Op, Outcome, Peer, Pressure, ProbeError, ProbeLatency, Role, Row, Scope, Sign,
+    Blob, CanaryRound, Io, Op, Outcome, Peer, Pressure, ProbeError, ProbeLatency, Role, Row, Scope, Sign, State,
 };
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -125,6 +127,7 @@ pub struct Metrics {
     pub beats_received: Family<Peer, Counter>,
 
     pub detection: Detection,
+    pub failover: Failover,
 }
 
 /// Registers families and hands them back, so that a name stands beside its field.
@@ -304,6 +307,7 @@ impl Metrics {
         let beats_sent = b.plain("beats_sent", "Beats that were sent", Counter::default());
         let beats_received = b.plain("beats_received", "Beats that came from the peer", Family::default());
         let detection = Detection::register(b);
+        let failover = Failover::register(b);
 
         Self {
             registry: book.0,
@@ -372,6 +376,7 @@ impl Metrics {
             beats_sent,
             beats_received,
             detection,
+            failover,
         }
     }
 

@@ -44,6 +44,9 @@ fn full_page() -> String {
     evidence.on(crate::evidence::Reading::saw(crate::evidence::rules::Case::StoreAnswered, ""), BootNs(5));
     let report = Report { good_at: None, why: String::new(), signs: evidence.signs().to_vec() };
     m.detection.set_evidence(&report, BootNs(1_000_000_005));
+    m.failover.group_role.get_or_create(&State::new("serving")).set(1);
+    m.failover.fence_hooks.get_or_create(&Outcome::new("x")).inc();
+    m.failover.coordinator_request.observe(0.001);
     m.detection.set_suspicion("mail2", 4500);
     m.detection.set_canary("mail2", &Track::default(), MonoNs(9));
     m.encode()

@@ -8,10 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 use understudy_types::id::{GroupId, NodeId};
 
 use crate::apply::cursor::CursorError;
+use crate::database::Database;
 
 /// Account, and the replicas that its first copy was made for.
 const COPIED: TableDefinition<'_, &str, &str> = TableDefinition::new("copied-1");

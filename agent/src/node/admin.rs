@@ -15,17 +15,22 @@ use super::merging;
 use super::query::Query;
 use super::verify::Verifier;
 use crate::capture::view::SharedView;
+use crate::clock;
 use crate::config::model::CoordinatorKind;
 use crate::config::{self, Loaded};
 use crate::control::Admin;
 use crate::control::model::{
-    Done, Explained, MergeFinding, MergeRow, OrderRequest, Rule, RuleHold, RuleRow, Status, Target, VerifyResult,
+    Availability, AvailabilityRow, Done, Explained, MergeFinding, MergeRow, OrderRequest, Placement, Rule, RuleHold,
+    RuleRow, Status, Target, VerifyResult,
 };
 use crate::control::orders::{
     HoldDone, HoldRequest, HoldRow, PauseDone, PauseRequest, PauseRow, QuarantineRequest, QuarantineRow, ResumeRequest,
     UndoReport,
 };
-use crate::failover::Order;
+use crate::failover::{Order, plan};
+use crate::ledger::figures::{self, Figures};
+use crate::ledger::file::Keeper as LedgerKeeper;
+use crate::ledger::{DAY_MS, Subject};
 use crate::limits::QUERY_MS_MAX;
 use crate::merge::Merger;
 use crate::pause::{Keeper, Pauses};
@@ -35,6 +40,9 @@ use crate::rules::Rules;
 pub(crate) struct NodeAdmin {
     pub queries: Sender<Query>,
     pub merger: Arc<Merger>,
+    pub ledger: LedgerKeeper,
+    /// What a takeover is taken to last, in milliseconds.
+    pub takeover_ms: u64,
     /// `None`: no coordinator is configured, and nobody decides.
     pub asks: Option<Sender<Ask>>,
     pub verifier: Verifier,
@@ -121,6 +129,49 @@ impl NodeAdmin {
 }
 
 impl Admin for NodeAdmin {
+    fn availability(&self, days: u64) -> Result<Availability, String> {
+        let ledger = self.ledger.copy();
+        let now_ms = clock::wall_ns() / 1_000_000;
+        let since_ms = now_ms.saturating_sub(days.saturating_mul(DAY_MS));
+        let figures = |of| Figures::of(&ledger, of, since_ms);
+        let seconds = |ms: u64| super::gauges::seconds(ms.saturating_mul(1_000_000));
+        let view = self.view.read();
+        let rows = ledger.subjects().into_iter().map(|of| {
+            let (kind, name, predicted) = match of {
+                Subject::Node(node) => ("node", self.loaded.config.node_name(node), None),
+                Subject::Group(id) => {
+                    let copies = view.placement.group(id).map(|group| {
+                        let nodes = std::iter::once(group.active).chain(group.replicas.iter().copied());
+                        nodes.map(|node| figures(Subject::Node(node))).collect::<Vec<_>>()
+                    });
+                    ("group", id.0.to_string(), copies.and_then(|copies| figures::chain(&copies, self.takeover_ms)))
+                }
+            };
+            let sum = figures(of);
+            AvailabilityRow {
+                kind: kind.to_owned(),
+                name,
+                now: ledger.now(of, now_ms).map_or("unknown", |is_up| if is_up { "up" } else { "down" }).to_owned(),
+                observed_seconds: seconds(sum.up_ms + sum.down_ms),
+                down_seconds: seconds(sum.down_ms),
+                failures: sum.failures,
+                between_seconds: sum.between_ms().map(|ms| ms / 1000.0),
+                repair_seconds: sum.repair_ms().map(|ms| ms / 1000.0),
+                longest_seconds: seconds(sum.longest_ms),
+                availability: sum.availability(),
+                nines: sum.availability().and_then(figures::nines),
+                user_minutes_lost: seconds(sum.user_ms) / 60.0,
+                predicted,
+            }
+        });
+        Ok(Availability {
+            observer: self.loaded.config.node.name.clone(),
+            days,
+            takeover_seconds: seconds(self.takeover_ms),
+            rows: rows.collect(),
+        })
+    }
+
     fn merges(&self) -> Result<Vec<MergeRow>, String> {
         merging::rows(&self.merger, |node| self.loaded.config.node_name(node))
     }
@@ -141,6 +192,18 @@ impl Admin for NodeAdmin {
             explained.push(Explained { group: group.0, rules: rules.into_iter().map(Rule::from).collect(), words });
         }
         Ok(explained)
+    }
+
+    fn placement(&self, replicas: Option<usize>) -> Result<Placement, String> {
+        let facts = self.council(|reply| Ask::Placement { reply })?;
+        let names = self.loaded.config.nodes();
+        let replicas = replicas.unwrap_or(facts.replicas);
+        Ok(Placement {
+            names: names.iter().map(|(id, name)| (id.get(), (*name).to_owned())).collect(),
+            replicas,
+            overview: self.failover()?,
+            plan: plan::plan(&facts, replicas),
+        })
     }
 
     fn order(&self, request: &OrderRequest) -> Result<Done, String> {

@@ -14,11 +14,13 @@ use super::council;
 use super::query::Query;
 use crate::capture::view::Seat;
 use crate::clock;
-use crate::config::Placement;
+use crate::config::{Config, Placement};
 use crate::coordinator;
 use crate::coordinator::client::CoordinatorClient;
 use crate::coordinator::record::{Cause, GroupRecord};
+use crate::failover::budget;
 use crate::failover::{Desired, Input, Placed, Role, Settings};
+use crate::fence::watchdog::Watchdog;
 
 /// Without a coordinator placement is as configured. With one, this node is what it was when it stopped, and serves
 /// nobody until the coordinator has been heard: so that what the ring holds goes into the streams that it belongs to.
@@ -80,6 +82,22 @@ pub(super) fn first_roles(core: &mut Core) {
     wanted.into_iter().for_each(|desired| core.desire(Box::new(desired)));
 }
 
+/// What the decider of failover is told of this node once.
+///
+/// # Errors
+/// When the configuration places groups in no way.
+pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
+    Ok(Settings {
+        placement: Placement::build(config)
+            .map_err(|_| anyhow!("the placement cannot be built"))?
+            .groups()
+            .iter()
+            .map(|group| Placed { group: group.id, active: group.active, replicas: group.replicas.clone() })
+            .collect(),
+        ..Settings::of(config, clock::wall_ns())
+    })
+}
+
 /// Starts the council.
 pub(super) fn convene(
     core: &Core,
@@ -88,35 +106,14 @@ pub(super) fn convene(
     asks: crossbeam::channel::Receiver<council::Ask>,
 ) -> anyhow::Result<()> {
     let config = &core.config;
-    let failover = &config.failover;
-    let ms = |ms: u64| ms * 1_000_000;
-    let settings = Settings {
-        node: core.node,
-        incarnation: clock::wall_ns(),
-        mode: failover.mode,
-        lease_ns: ms(failover.lease_ms),
-        renew_ns: ms(failover.renew_ms),
-        store_stall_ns: ms(failover.store_stall_ms),
-        drift_ppm: failover.drift_ppm,
-        in_sync_timeout_ns: ms(failover.in_sync_timeout_ms),
-        dwell_ns: ms(failover.dwell_ms),
-        site: config.node.site.clone(),
-        priority: config.node.priority,
-        no_failover: config.node.no_failover,
-        capacity_groups: config.node.capacity_groups,
-        cross_site: failover.cross_site,
-        fence_hook: failover.fence_hook.is_some(),
-        placement: Placement::build(config)
-            .map_err(|_| anyhow!("the placement cannot be built"))?
-            .groups()
-            .iter()
-            .map(|group| Placed { group: group.id, active: group.active, replicas: group.replicas.clone() })
-            .collect(),
-    };
+    let settings = settings(config)?;
+    budget::check(&settings, config.failover.rto_ms * 1_000_000).map_err(|why| anyhow!(why))?;
     let coordinator = coordinator::open(config)?.ok_or_else(|| anyhow!("`coordinator.kind` is `none`"))?;
     let (events, inbox) = unbounded();
     let client = CoordinatorClient::start(coordinator, move |event| drop(events.send(event)))?;
-    council::start(council::Parts {
+    let failover = &config.failover;
+    let watchdog = failover.watchdog.clone().map(|path| Watchdog::new(path, failover.lease_ms * 1_000_000));
+    let parts = council::Parts {
         settings,
         coordinator: client,
         events: inbox,
@@ -126,7 +123,7 @@ pub(super) fn convene(
         lease: core.capture.write_lease(),
         queries: queries.clone(),
         pauses: core.pauses.clone(),
-    })
-    .map(drop)
-    .context("cannot start the council")
+        metrics: core.metrics.clone(),
+    };
+    council::start(parts, watchdog).map(drop).context("cannot start the council")
 }

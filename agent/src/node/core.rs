@@ -106,9 +106,13 @@ pub(super) struct Core {
     pub dialled_by: HashMap<NodeId, LinkId>,
     pub roles: super::roles::Roles,
     pub council: super::council::Council,
+    /// To this loop, from threads that it starts.
+    pub queries: crossbeam::channel::Sender<Query>,
     pub orders: super::orders::Orders,
-    /// Groups that lost frames here, until their active was told.
-    pub lost_groups: BTreeSet<GroupId>,
+    /// What the council said last of lease, coordinator and groups.
+    pub posture: Option<Box<super::council::Posture>>,
+    /// Groups that lost frames here, until their stream begins anew; with the connection on which the active was told.
+    pub lost_groups: BTreeMap<GroupId, Option<LinkId>>,
     /// Groups whose next frame starts their stream anew here.
     pub rebase_next: BTreeSet<GroupId>,
     pub peer_resync: BTreeMap<(GroupId, NodeId), PeerResync>,
@@ -126,6 +130,7 @@ pub(super) struct Core {
     pub foreign_total: u64,
     pub quarantine_told: BTreeSet<String>,
     pub probes: super::senses::Senses,
+    pub availability: super::availability::Availability,
     /// How far this replica is behind, for balancers.
     pub lagging: super::routing::Laggings,
     pub started: MonoNs,
@@ -416,13 +421,9 @@ impl Core {
                 self.tell_applied(group);
             }
             ApplyEvent::Lost { group, why, .. } => {
-                let active = self.view.read().placement.group(group).map(|group| (group.active, group.epoch));
-                let link = active.and_then(|(active, _)| self.links.get(&active).copied());
                 tracing::error!(group = group.0, why, "the group's accounts must be copied anew");
-                self.lost_groups.insert(group);
-                if let (Some((_, epoch)), Some(link)) = (active, link) {
-                    self.tell_lost(group, epoch, link);
-                }
+                self.lost_groups.entry(group).or_default();
+                self.tell_lost();
             }
             ApplyEvent::Ask { group, account, bodies } => {
                 let active = self.view.read().placement.group(group).map(|group| group.active);
@@ -537,6 +538,8 @@ impl Core {
             Query::AskedFor { account } => self.asked_for(&account),
             Query::Kick { groups } => self.kick(&groups),
             Query::Fence { node } => self.run_fence(node),
+            Query::Fenced { node, ok } => self.fenced(node, ok),
+            Query::Posture(posture) => self.posture = Some(posture),
             Query::Said(said) => self.said(said),
             Query::Words { group, reply } => drop(reply.send(self.orders.of(group))),
             Query::Order { order, reply } => self.order(order, reply),

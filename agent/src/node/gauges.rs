@@ -78,6 +78,7 @@ pub(crate) fn signal(to: &Metrics, signal: &Signal) {
 impl Core {
     /// Sets what is known without asking anybody, once a second.
     pub(super) fn gauges(&self) {
+        self.posture_gauges();
         let to = &self.metrics;
         let journal = self.journal.stats();
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);

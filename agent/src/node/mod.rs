@@ -7,6 +7,7 @@
 mod accounts;
 pub mod acks;
 mod admin;
+mod availability;
 mod board;
 mod census;
 mod compare;
@@ -24,6 +25,7 @@ mod orders;
 mod pausing;
 mod parked;
 mod peers;
+mod posture;
 mod query;
 mod raise;
 mod remote;
@@ -36,6 +38,7 @@ mod status;
 mod stood;
 mod undo;
 mod verify;
+mod watch;
 
 use std::time::Duration;
 
@@ -75,6 +78,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     systemd::ready("serving");
     let mut core = started.core;
     run_loop(&mut core, &started.inbox);
+    core.council.end();
     drop(started.routing);
     drop(started.control);
     // Threads that wait for an answer of the loop have none to wait for.
@@ -93,14 +97,17 @@ fn run_loop(core: &mut Core, inbox: &Inbox) {
     while !core.stopping && core.failure.is_none() {
         wait(core, inbox);
         core.now = clock::mono();
+        core.watch_turn();
         drain(core, inbox);
         core.end_of_turn(inbox.captured.is_empty() && inbox.exports.is_empty());
         if core.now >= next_second {
             next_second = core.now.after(Duration::from_secs(1));
             core.sense();
+            core.see_availability();
             core.say();
             core.asks.tick(core.now);
             core.tell_parked();
+            core.tell_lost();
             core.ask_actives();
             core.ship(ShipEvent::Tick);
         }

@@ -47,10 +47,19 @@ impl Core {
     pub(super) fn open_own(&mut self, group: GroupId) -> Option<Stage> {
         let standing = self.roles.groups.get(&group)?;
         let record = standing.desired.record.clone();
+        let is_news = self.roles.stood.get(group).is_none_or(|stood| stood.epoch < record.epoch);
         self.roles.stood.put(group, &record);
         if let Err(error) = self.roles.stood.save() {
             tracing::error!(group = group.0, %error, "cannot note that this node stands for the group; it is not served");
             return None;
+        }
+        if is_news {
+            let to = &self.metrics.failover;
+            match record.cause {
+                Cause::Failover | Cause::Forced => to.promotions.inc(),
+                Cause::Switchover => to.switchovers.inc(),
+                Cause::Placement => 0,
+            };
         }
         let tail = self.reader.tail(group);
         let first = self.reader.group(group).map_or(Sequence(0), |state| state.first);
@@ -72,6 +81,7 @@ impl Core {
             },
         );
         self.receiver.close(group);
+        self.lost_groups.remove(&group);
         if self.roles.is_shared() {
             // After a restart the cursor stands where this node was a replica last. What came after was captured from
             // the store here: replayed, an old snapshot would take away what is newer (seen: an empty INBOX).

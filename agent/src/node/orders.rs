@@ -10,9 +10,11 @@ use crossbeam::channel::Sender;
 use understudy_types::id::{GroupId, NodeId};
 
 use super::core::Core;
+use super::query::Query;
 use crate::clock;
 use crate::control::model::Rule;
 use crate::failover::{Input, Order, Said};
+use crate::fence::hook::{FenceHook, Target};
 use crate::limits::{ORDERS_WAITING_MAX, SAID_MAX};
 
 /// Answer to an order: what was done, or why not.
@@ -78,31 +80,32 @@ impl Core {
         }
     }
 
-    /// Runs the fence hook against a node, in a thread of its own.
+    /// Runs the fence hook against a node, in a thread of its own and for a time that is limited.
     pub(super) fn run_fence(&mut self, node: NodeId) {
-        let name = self.config.node_name(node);
-        let Some(hook) = self.config.failover.fence_hook.clone() else {
+        let Some(program) = self.config.failover.fence_hook.clone() else {
             self.council.tell(Input::FenceDone { node, ok: true });
             return;
         };
-        let council = self.council.clone();
-        let started = std::thread::Builder::new().name("fence".into()).spawn(move || {
-            let ok = match std::process::Command::new(&hook).arg(&name).status() {
-                Ok(status) if status.success() => true,
-                Ok(status) => {
-                    tracing::error!(node = name, %status, hook = %hook.display(), "the fence hook failed");
-                    false
-                }
-                Err(error) => {
-                    tracing::error!(node = name, %error, hook = %hook.display(), "the fence hook cannot be run");
-                    false
-                }
-            };
-            council.tell(Input::FenceDone { node, ok });
-        });
+        let site = |node| {
+            let seen = self.posture.as_ref().and_then(|posture| posture.overview.nodes.get(&NodeId::get(node)));
+            seen.map(|seen| seen.site.clone()).unwrap_or_default()
+        };
+        let own = Target { node: self.node, name: self.config.node.name.clone(), site: self.config.node.site.clone() };
+        let target = Target { node, name: self.config.node_name(node), site: site(node) };
+        let hook = FenceHook::new(program, format!("{:016x}", self.cluster.0), own);
+        let queries = self.queries.clone();
+        // The loop is gone only when the agent stops.
+        let started = hook.start(target, move |node, ok| drop(queries.send(Query::Fenced { node, ok })));
         if let Err(error) = started {
             tracing::error!(%error, "no thread for the fence hook");
-            self.council.tell(Input::FenceDone { node, ok: false });
+            self.fenced(node, false);
         }
+    }
+
+    /// The fence hook has ended.
+    pub(super) fn fenced(&mut self, node: NodeId, ok: bool) {
+        let outcome = crate::metrics::Outcome::new(if ok { "done" } else { "failed" });
+        self.metrics.failover.fence_hooks.get_or_create(&outcome).inc();
+        self.council.tell(Input::FenceDone { node, ok });
     }
 }

@@ -31,15 +31,6 @@ impl Core {
                 tracing::info!(peer = self.name(peer), software, "connected");
                 self.links.insert(peer, link);
                 self.probes.dial_errors.remove(&peer);
-                for group in self.lost_groups.clone() {
-                    let epoch = {
-                        let view = self.view.read();
-                        view.placement.group(group).filter(|group| group.active == peer).map(|group| group.epoch)
-                    };
-                    if let Some(epoch) = epoch {
-                        self.tell_lost(group, epoch, link);
-                    }
-                }
                 let labels = crate::metrics::Peer::new(&self.name(peer));
                 self.metrics.peer_connects.get_or_create(&labels).inc();
                 self.ship(ShipEvent::Connected { peer, link, credit_bytes, positions });
@@ -139,6 +130,7 @@ impl Core {
                 self.transport.close(link, "the journal is busy".into());
                 return;
             }
+            self.lost_groups.remove(&group);
             self.board.lock().applied.insert(group, sequence.0);
             self.receiver.rebased(group, tail, sequence, self.now);
         }
@@ -330,11 +322,17 @@ impl Core {
         frames.ok()?.first().filter(|frame| frame.last_sequence() == at).map(Frame::hash)
     }
 
-    /// Tells a group's active that frames are lost here: it makes the stream begin anew and sends snapshots.
-    pub(super) fn tell_lost(&mut self, group: GroupId, epoch: Epoch, link: LinkId) {
-        let message = Message::ResyncNeeded { group, epoch, reason: ResyncReason::Gap };
-        if self.transport.send_on(link, &message).is_ok() {
-            self.lost_groups.remove(&group);
+    /// Tells the actives of groups that frames are lost here: they make the stream begin anew and send snapshots. It
+    /// goes the way on which their frames come, which is the one that they know us by; told again on every new
+    /// connection, until the stream does begin anew.
+    pub(crate) fn tell_lost(&mut self) {
+        for (group, told) in &mut self.lost_groups {
+            let Some(link) = self.receiver.link(*group).filter(|link| *told != Some(*link)) else { continue };
+            let epoch = self.receiver.positions(*group).map_or(Epoch(0), |at| at.epoch);
+            let message = Message::ResyncNeeded { group: *group, epoch, reason: ResyncReason::Gap };
+            if self.transport.send_on(link, &message).is_ok() {
+                *told = Some(link);
+            }
         }
     }
 

@@ -107,6 +107,13 @@ pub(crate) enum Query {
     Fence {
         node: NodeId,
     },
+    /// The fence hook has ended.
+    Fenced {
+        node: NodeId,
+        ok: bool,
+    },
+    /// How lease, coordinator and groups stand.
+    Posture(Box<super::council::Posture>),
     /// What the decider of failover said.
     Said(crate::failover::Said),
     /// What the decider said of a group, newest last.

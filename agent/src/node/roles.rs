@@ -166,6 +166,9 @@ impl Core {
             );
             standing.since = now;
         }
+        if (standing.desired.role, desired.role, desired.hold) == (Role::Serve, Role::Fenced, false) {
+            self.metrics.failover.fenced.inc();
+        }
         standing.desired = *desired;
         self.dirty.insert(group);
         self.roles.moving.insert(group);
@@ -348,6 +351,10 @@ impl Core {
         self.receiver.open(group, record.active()?, fence.max(record.epoch()), tail, applied);
         if let Some(standing) = self.roles.groups.get_mut(&group) {
             standing.fence_due = record.epoch() > fence && self.roles.shared;
+        }
+        // What an agent before this one found lost may not have been told.
+        if self.reader.group(group).is_some_and(|state| !state.gaps.is_empty()) {
+            self.lost_groups.entry(group).or_default();
         }
         self.workers.wake(group);
         Some(Stage::Following)

@@ -37,6 +37,7 @@ pub(crate) struct Senses {
     pub dial_errors: HashMap<NodeId, String>,
     /// Where a lease depends on it.
     pub evidence: Option<EvidenceThread>,
+    pub watch: super::watch::Watch,
 }
 
 impl Senses {
@@ -109,6 +110,7 @@ impl Core {
         super::gauges::signal(&self.metrics, &signal);
         self.gauges();
         self.probes.signal = Some(signal);
+        self.watch_second();
     }
 
     /// A beat of a peer.
@@ -117,6 +119,7 @@ impl Core {
         match Beat::decode(bytes) {
             Ok(beat) => {
                 self.beats.on_beat(peer, beat, self.now);
+                self.probes.watch.on_beat(peer);
                 let labels = crate::metrics::Peer::new(&self.name(peer));
                 self.metrics.beats_received.get_or_create(&labels).inc();
             }

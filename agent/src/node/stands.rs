@@ -53,7 +53,7 @@ impl Core {
             applied: Sequence(applied.min(tail.sequence.0)),
             hash: hex::encode(tail.hash),
             tail_epoch: tail.epoch,
-            complete: !self.lost_groups.contains(&group),
+            complete: !self.lost_groups.contains_key(&group),
             parked: u32::try_from(self.board.lock().parked.values().filter(|(of, _)| *of == group).count())
                 .unwrap_or(u32::MAX),
             replicas: Vec::new(),

@@ -16,8 +16,9 @@ use understudy_types::id::NodeId;
 
 use super::accounts::Accounts;
 use super::admin::NodeAdmin;
+use super::availability::Availability;
 use super::board::Board;
-use super::convene::{convene, first_roles};
+use super::convene::{self, convene, first_roles};
 use super::core::Core;
 use super::council::Council;
 use super::council::kick::Kicker;
@@ -51,9 +52,10 @@ use crate::config::model::{BlobKind, CoordinatorKind, IoBackend, ProbeMode};
 use crate::config::{Config, Loaded, Placement};
 use crate::control::{self, Control};
 use crate::evidence::{self, EvidenceConfig, EvidenceThread};
-use crate::failover::Input;
+use crate::failover::{Input, budget};
 use crate::frame::FrameCodec;
 use crate::journal::{self, Journal, JournalConfig};
+use crate::ledger::file::Keeper;
 use crate::limits::{CAPTURE_QUEUE_MAX, EVENTS_MAX, JOURNAL_CACHE_BYTES, STORE_EXPORT_MS_MAX};
 use crate::merge::Forks;
 use crate::metrics::Metrics;
@@ -211,7 +213,6 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     spool.clean()?;
     spool.list()?.into_iter().for_each(|id| uploader.want(id));
     let (export_events, exports) = bounded(EVENTS_MAX);
-    let merge_store = export_store.clone();
     let exporters = Exporters::start(|| Box::new(DovecotStore::new(export_store.clone())), &export_events)?;
     let (query_sender, queries) = unbounded();
     let names = {
@@ -234,8 +235,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         Accounts::open(&config.node.data_dir.join("accounts.redb"), |account| view.placement.group_of(account))?
     };
 
-    let merging = Merging::start(&verifier, merge_store, &storage, &spool, &config.node.data_dir)?;
-
+    let merging = Merging::start(&verifier, export_store, &storage, &spool, &config.node.data_dir)?;
     let (captured_events, captured) = bounded(CAPTURE_QUEUE_MAX);
     let ring_group = config.ring.group.as_deref().map(group_id).transpose()?;
     let options = ConsumerOptions {
@@ -256,7 +256,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
     let roles = Roles::new(shared, Stood::open(&config.node.data_dir)?, raiser, Kicker::start(&connect)?);
     let (council_inputs, council_inbox) = unbounded();
     let (council_asks, council_asked) = unbounded();
-    let council = if shared { Council::new(council_inputs) } else { Council::default() };
+    let council = if shared { Council::new(council_inputs, council_asks.clone()) } else { Council::default() };
 
     let mail_path = config.store.mail_paths.first().cloned();
     let speaker = Speaker {
@@ -318,6 +318,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         store_version: Arc::default(),
         dial_errors: HashMap::new(),
         evidence,
+        watch: super::watch::Watch::start(&config, now)?,
     };
     probes.ask_version(connect())?;
     let tuning = &config.tuning;
@@ -360,8 +361,10 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         dialled_by: HashMap::new(),
         roles,
         council,
+        queries: query_sender.clone(),
         orders: super::orders::Orders::default(),
-        lost_groups: BTreeSet::new(),
+        posture: None,
+        lost_groups: BTreeMap::new(),
         rebase_next: BTreeSet::new(),
         peer_resync: BTreeMap::new(),
         parked: super::parked::ParkedBoard::default(),
@@ -376,6 +379,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         foreign_total: 0,
         quarantine_told: BTreeSet::new(),
         probes,
+        availability: Availability::new(Keeper::start(config.node.data_dir.join("availability"))?),
         lagging: super::routing::Laggings::default(),
         started: now,
         failure: None,
@@ -408,6 +412,8 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         pauses,
         keeper,
         merger: core.merging.merger.clone(),
+        ledger: core.availability.keeper.clone(),
+        takeover_ms: budget::stages(&convene::settings(&config)?).ms_max(),
         queries: query_sender.clone(),
         asks: shared.then_some(council_asks),
         verifier,

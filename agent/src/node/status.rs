@@ -39,6 +39,7 @@ impl Core {
         }
         reasons.extend(self.recovered.damage.iter().map(|damage| format!("journal: {damage}")));
         reasons.extend(self.merge_reasons());
+        reasons.extend(self.posture_reasons());
         let board = self.board.lock();
         let paused = |parked: &crate::apply::park::Parked| parked.reason == crate::apply::park::Reason::Paused;
         for (account, (_, parked)) in board.parked.iter().filter(|(_, (_, parked))| !paused(parked)) {
@@ -76,6 +77,7 @@ impl Core {
                 version: crate::cli::version().to_owned(),
                 pid: std::process::id(),
                 uptime_seconds: seconds(self.now.since_ns(self.started)),
+                lease: self.lease_status(),
             },
             healthy: reasons.is_empty(),
             reasons,
@@ -131,6 +133,8 @@ impl Core {
                 id: group.id.0,
                 active: self.name(group.active),
                 replicas: group.replicas.iter().map(|node| self.name(*node)).collect(),
+                in_sync: self.in_sync(group.id),
+                state: self.state_of(group.id, &view.seats).to_owned(),
                 epoch: group.epoch.0,
                 ..GroupStatus::default()
             };
@@ -161,11 +165,21 @@ impl Core {
                 continue;
             }
             // Groups without any operation would fill the page and say nothing.
-            if status.captured + status.journaled + status.received > 0 {
+            let is_quiet = matches!(status.state.as_str(), "serving" | "following" | "none");
+            if status.captured + status.journaled + status.received > 0 || !is_quiet {
                 statuses.push(status);
             }
         }
         statuses
+    }
+
+    fn in_sync(&self, group: GroupId) -> Vec<String> {
+        let standing = self.roles.groups.get(&group);
+        standing
+            .into_iter()
+            .flat_map(|standing| standing.desired.record.in_sync())
+            .map(|node| self.name(node))
+            .collect()
     }
 
     fn needs_resync(&self, group: GroupId, peer: NodeId, lag: &crate::ship::Lag) -> bool {
@@ -293,7 +307,7 @@ impl Core {
             uptime_ns: self.now.since_ns(self.started),
             signal: self.probes.signal.clone(),
             capabilities: self.probes.probe.as_ref().map(|probe| probe.capabilities.clone()).unwrap_or_default(),
-            beat_lateness_ns: self.probes.sender.as_ref().map_or(0, crate::beat::BeatSender::take_worst_lateness_ns),
+            beat_lateness_ns: self.probes.watch.beat_late_ns,
             beat_unprotected: self.probes.sender.as_ref().map_or_else(String::new, |sender| {
                 let protection = sender.protection();
                 format!("{} {}", protection.lock_refusal, protection.priority_refusal).trim().to_owned()

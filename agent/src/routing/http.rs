@@ -35,7 +35,9 @@ impl Shared {
     /// # Errors
     /// Why it cannot be used now.
     pub(super) async fn seat(&self, account: &str, service: Service) -> Result<Seat, String> {
-        match self.settled(account).await {
+        // Postfix asks for one recipient after the other, and holds mail back by itself: it is told at once.
+        let answer = if service == Service::Lmtp { self.node.account(account) } else { self.settled(account).await };
+        match answer {
             Answer::Nobody(why) | Answer::Soon(why) => Err(why),
             Answer::At(seat) if !seat.is_doubtful || self.reach.is_there(seat.addresses.of(service)).await => Ok(seat),
             Answer::At(seat) => Err(format!("node `{}` cannot be reached", seat.node)),

@@ -2,9 +2,12 @@
 //!
 //! Owns: the closed set. Refuses: behaviour.
 
+use understudy_agent::failover::{Answer, Input};
 use understudy_agent::transport::LinkId;
-use understudy_types::id::{BlobId, NodeId};
+use understudy_ring::Status;
+use understudy_types::id::{BlobId, Epoch, GroupId, NodeId};
 
+use crate::coord::Request;
 use crate::net::Packet;
 
 /// What wakes an agent. An agent that is frozen gets it when it is thawed; one that died meanwhile never does.
@@ -25,6 +28,20 @@ pub enum Wake {
         snapshot: u64,
         bodies: bool,
     },
+    /// The decider's thread takes what waits.
+    Council,
+    /// Time passed for the decider.
+    Tick,
+    /// The evidence of the store is looked at.
+    Evidence,
+    /// The capture thread has sessions ask how groups stand.
+    Policy,
+    /// A raiser takes up an account.
+    Raise {
+        group: GroupId,
+        epoch: Epoch,
+        account: String,
+    },
     /// Once a second.
     Second,
     Dial(NodeId),
@@ -44,6 +61,40 @@ pub enum Event {
         link: LinkId,
         end: usize,
     },
+    /// Words between deciders.
+    Word {
+        from: NodeId,
+        to: NodeId,
+        inputs: Vec<Input>,
+    },
+    /// A transaction is at the coordinator.
+    CoordArrives {
+        request: Box<Request>,
+    },
+    CoordAnswers {
+        node: NodeId,
+        life: u64,
+        id: u64,
+        answer: Answer,
+        sent_ns: u64,
+    },
+    /// A request for everything is at the coordinator.
+    CoordReads {
+        node: NodeId,
+        life: u64,
+    },
+    CoordTold {
+        node: NodeId,
+        life: u64,
+        input: Box<Input>,
+    },
+    CoordSilent {
+        node: NodeId,
+    },
+    CoordFree {
+        node: NodeId,
+    },
+    CoordFast,
     Agent {
         node: NodeId,
         life: u64,
@@ -72,6 +123,12 @@ pub enum Event {
     /// A session publishes what it committed; `number` names the change.
     Publish {
         number: u64,
+    },
+    /// A session hears its answer.
+    Heard {
+        number: u64,
+        node: NodeId,
+        status: Status,
     },
     Fault,
     /// A blocked or slow way is free again.

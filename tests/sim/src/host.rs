@@ -1,12 +1,12 @@
 //! One machine: its clock, its disk, its store, the ring between store and agent, and what an agent remembers there.
 //!
-//! Owns: everything of a node that outlives its agent. What can hurt: a clock that all nodes share would hide what drift
-//! does; each host has its own. Refuses: the agent.
+//! Owns: everything of a node that outlives its agent. What can hurt: a clock that all nodes share would hide what
+//! drift does; each host has its own. Refuses: the agent.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use understudy_agent::clock::MonoNs;
+use understudy_agent::clock::{BootNs, MonoNs};
 use understudy_agent::store::memory::MemoryStore;
 use understudy_agent::store::{ApplyItem, DumpOptions, MailboxMark, Outcome, RaiseGap, Status, Store, StoreError};
 use understudy_types::id::NodeId;
@@ -27,6 +27,12 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// What CLOCK_BOOTTIME shows there, which is the same as the other here.
+    #[must_use]
+    pub fn boot(&self, true_ns: u64) -> BootNs {
+        BootNs(self.at(true_ns).0)
+    }
+
     /// What the host's clock shows at a true time.
     #[must_use]
     pub fn at(&self, true_ns: u64) -> MonoNs {
@@ -39,6 +45,8 @@ impl Clock {
 #[derive(Debug, Default)]
 pub struct StoreTrouble {
     pub down: bool,
+    /// It runs, and nothing of it goes on.
+    pub hung: bool,
     /// It answers "not now" for this account.
     pub refuses: Option<String>,
     /// It dies after so many more operations of an agent.
@@ -89,7 +97,7 @@ impl Host {
             store,
             trouble: Arc::default(),
             place,
-            ring: Ring::new(generation, plan.ring_capacity),
+            ring: Ring::new(generation, plan.ring_capacity, u64::from(plan.shared)),
             off: false,
             frozen: Frozen::Nothing,
             disk_slow: false,
@@ -105,7 +113,7 @@ impl Host {
     /// Whether its store's processes run.
     #[must_use]
     pub fn store_runs(&self) -> bool {
-        !self.off && self.frozen != Frozen::All && !self.trouble().down
+        !self.off && self.frozen != Frozen::All && !self.trouble().down && !self.trouble().hung
     }
 }
 
@@ -120,6 +128,9 @@ pub struct Door {
 impl Door {
     fn open(&self) -> Result<MutexGuard<'_, StoreTrouble>, StoreError> {
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if trouble.hung && !self.fuse.is_burnt() {
+            return Err(StoreError::TimedOut { timeout_ms: 5_000 });
+        }
         if trouble.down || self.fuse.is_burnt() {
             let source = std::io::ErrorKind::ConnectionRefused.into();
             return Err(StoreError::Unreachable { path: PathBuf::from("store"), source });
@@ -171,10 +182,15 @@ impl Store for Door {
     }
 
     fn raise(&mut self, account: &str, gap: RaiseGap) -> Result<Vec<MailboxMark>, StoreError> {
+        drop(self.open()?);
+        if !self.fuse.burn() {
+            return Err(broken("the agent died"));
+        }
         self.store.raise(account, gap)
     }
 
     fn kick(&mut self, accounts: &[String]) -> Result<u64, StoreError> {
+        drop(self.open()?);
         self.store.kick(accounts)
     }
 

@@ -6,11 +6,13 @@
 //! hash gives.
 //!
 //! Reading order: `random`, `queue`, `trace`, `event`; `plan` (what a seed draws); `fuse`, `disk`, `memory`, `bodies`,
-//! `ring`, `host`, `net` (the edges); `agent` (the product's stages put together); `users`; `checker`; `world`; `run`.
+//! `ring`, `host`, `net`, `coord` (the edges); `agent` (the product's stages put together); `users`; `checker`;
+//! `world`; `run`.
 
 pub mod agent;
 pub mod bodies;
 pub mod checker;
+pub mod coord;
 pub mod disk;
 pub mod event;
 pub mod fuse;

@@ -4,12 +4,13 @@
 //! What can hurt: a cursor that was not stored durably falls back to the last durable one; the real file does the same
 //! whether the process dies or the host does. Refuses: deciding.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use understudy_agent::apply::cursor::{CursorError, Remember, Update};
 use understudy_agent::apply::park::Parked;
-use understudy_types::id::{BlobId, Epoch, GroupId};
+use understudy_agent::coordinator::record::GroupRecord;
+use understudy_types::id::{BlobId, Epoch, GroupId, NodeId};
 
 use crate::fuse::Fuse;
 
@@ -24,13 +25,15 @@ struct Cursors {
 struct State {
     now: Cursors,
     durable: Cursors,
-    /// Account, and the replicas that have its first copy.
-    copied: BTreeMap<String, String>,
+    /// Account, and the nodes that have a whole copy.
+    copied: BTreeMap<String, BTreeSet<NodeId>>,
     /// Accounts that owe a snapshot, and whether with bodies.
     owed: BTreeMap<String, bool>,
     ring_generation: u64,
-    /// Epoch in which this node last served a group.
-    served: BTreeMap<GroupId, Epoch>,
+    /// Groups that this node was active for, by which record.
+    stood: BTreeMap<GroupId, GroupRecord>,
+    /// Epoch for which an account's fork state was kept.
+    forks: BTreeMap<(GroupId, String), Epoch>,
     fuse: Fuse,
 }
 
@@ -52,7 +55,7 @@ impl Memory {
 
     /// Everything about copies and debts: copied, owed.
     #[must_use]
-    pub fn accounts(&self) -> (BTreeMap<String, String>, BTreeMap<String, bool>) {
+    pub fn accounts(&self) -> (BTreeMap<String, BTreeSet<NodeId>>, BTreeMap<String, bool>) {
         let state = self.lock();
         (state.copied.clone(), state.owed.clone())
     }
@@ -78,11 +81,11 @@ impl Memory {
         }
     }
 
-    /// The first copy for these replicas is complete.
-    pub fn copied(&self, account: &str, replicas: &str) {
+    /// These nodes, and no others, have whole copies of the account.
+    pub fn copied(&self, account: &str, nodes: &BTreeSet<NodeId>) {
         let mut state = self.lock();
         if state.fuse.burn() {
-            state.copied.insert(account.to_owned(), replicas.to_owned());
+            state.copied.insert(account.to_owned(), nodes.clone());
         }
     }
 
@@ -100,18 +103,38 @@ impl Memory {
         }
     }
 
-    /// The epoch in which the group was last served here; 0 = never.
+    /// Groups that this node was active for.
     #[must_use]
-    pub fn served(&self, group: GroupId) -> Epoch {
-        self.lock().served.get(&group).copied().unwrap_or_default()
+    pub fn stood(&self) -> BTreeMap<GroupId, GroupRecord> {
+        self.lock().stood.clone()
     }
 
-    /// See [`Self::served`].
-    pub fn serve(&self, group: GroupId, epoch: Epoch) {
+    /// Replaces them; `false` = it could not be noted.
+    #[must_use]
+    pub fn set_stood(&self, stood: &BTreeMap<GroupId, GroupRecord>) -> bool {
         let mut state = self.lock();
-        if state.fuse.burn() {
-            state.served.insert(group, epoch);
+        let alive = state.fuse.burn();
+        if alive {
+            state.stood.clone_from(stood);
         }
+        alive
+    }
+
+    /// The epoch for which an account's fork state was kept.
+    #[must_use]
+    pub fn fork(&self, group: GroupId, account: &str) -> Option<Epoch> {
+        self.lock().forks.get(&(group, account.to_owned())).copied()
+    }
+
+    /// Keeps one; `false` = it could not be kept.
+    #[must_use]
+    pub fn keep_fork(&self, group: GroupId, account: &str, epoch: Epoch) -> bool {
+        let mut state = self.lock();
+        let alive = state.fuse.burn();
+        if alive {
+            state.forks.insert((group, account.to_owned()), epoch);
+        }
+        alive
     }
 
     /// The applied position that is durable, for the checker.

@@ -1,8 +1,8 @@
 //! The network between nodes: connections that keep the order of what is sent on them, and break.
 //!
 //! Owns: links, delays, one-way and two-way partitions, silence. What can hurt: a network that loses single messages
-//! inside a connection would be one that TCP does not let agents see; so loss is a connection that stalls, and dies when
-//! nothing was heard for as long as the real transport waits. Refuses: what the messages say.
+//! inside a connection would be one that TCP does not let agents see; so loss is a connection that stalls, and dies
+//! when nothing was heard for as long as the real transport waits. Refuses: what the messages say.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -39,8 +39,9 @@ struct Link {
     ends: [NodeId; 2],
     /// By end: it has not closed, and was not told that the other did.
     open: [bool; 2],
-    /// By sending end: when the last packet arrives.
-    arrival_ns: [u64; 2],
+    /// By sending end: when the last packet arrives that is no frame, and the last frame. The real queue sends what is
+    /// no frame first.
+    arrival_ns: [(u64, u64); 2],
     /// By sending end: what waits for the way to be free.
     held: [VecDeque<Packet>; 2],
     /// By sending end: packets that were sent and did not arrive.
@@ -57,6 +58,8 @@ pub struct Net {
     blocked: BTreeSet<(NodeId, NodeId)>,
     random: Random,
     delay_ns: (u64, u64),
+    /// When the last word between deciders arrives, by direction.
+    words_ns: BTreeMap<(NodeId, NodeId), u64>,
     /// On top, for one direction.
     slow_ns: BTreeMap<(NodeId, NodeId), u64>,
     /// Packets that may be under way in one direction before the sender is told that the queue is full.
@@ -73,6 +76,7 @@ impl Net {
             blocked: BTreeSet::new(),
             random,
             delay_ns,
+            words_ns: BTreeMap::new(),
             slow_ns: BTreeMap::new(),
             queue_max,
         }
@@ -85,7 +89,7 @@ impl Net {
         let link = Link {
             ends: [from, to],
             open: [true, true],
-            arrival_ns: [0; 2],
+            arrival_ns: [(0, 0); 2],
             held: [VecDeque::new(), VecDeque::new()],
             under_way: [0; 2],
             silent_since_ns: [None; 2],
@@ -134,9 +138,31 @@ impl Net {
             return;
         }
         let delay = self.random.within(self.delay_ns.0, self.delay_ns.1) + self.slow_ns.get(&way).copied().unwrap_or(0);
-        let at = (queue.now_ns() + delay).max(link.arrival_ns[end]);
-        link.arrival_ns[end] = at;
+        let (control, frames) = &mut link.arrival_ns[end];
+        let at = match &packet {
+            Packet::Message(Message::Frame { .. }) => {
+                *frames = (queue.now_ns() + delay).max(*control).max(*frames);
+                *frames
+            }
+            Packet::Closed => (queue.now_ns() + delay).max(*control).max(*frames),
+            _ => {
+                *control = (queue.now_ns() + delay).max(*control);
+                *control
+            }
+        };
         queue.at(at, Event::Arrives { link: id, end: 1 - end, packet });
+    }
+
+    /// How long a word between deciders takes; `None`: it is lost.
+    pub fn word_delay(&mut self, from: NodeId, to: NodeId, now_ns: u64) -> Option<u64> {
+        let way = (from, to);
+        if self.blocked.contains(&way) {
+            return None;
+        }
+        let delay = self.random.within(self.delay_ns.0, self.delay_ns.1) + self.slow_ns.get(&way).copied().unwrap_or(0);
+        let last = self.words_ns.entry(way).or_default();
+        *last = (*last).max(now_ns + delay);
+        Some(*last - now_ns)
     }
 
     /// A packet is at its end: it is given, or held because the way is blocked now, or dropped.

@@ -4,7 +4,10 @@
 //! et al., ISSTA 2012): a world in which everything happens all the time hides what a single fault does. What can hurt:
 //! a drawn limit that no product could have; each stands within what its own code takes. Refuses: what happens later.
 
+use std::collections::BTreeSet;
+
 use understudy_agent::batch::BatchLimits;
+use understudy_agent::coordinator::record::{Cause, GroupRecord};
 use understudy_agent::ship::ShipLimits;
 use understudy_ring::AckLevel;
 use understudy_types::id::{GroupId, NodeId};
@@ -33,15 +36,21 @@ pub enum Fault {
     StoreKilled,
     StoreRefuses,
     StoreBreaks,
+    StoreHangs,
     CentralDown,
     CentralDamaged,
     SessionDies,
+    CoordinatorDown,
+    CoordinatorCut,
+    CoordinatorSlow,
+    AnswersLost,
     Move,
+    Drain,
 }
 
 impl Fault {
     /// All of them, with how often a world has them, of a thousand, and their weight there.
-    pub const ALL: [(Self, u64, u64); 22] = [
+    pub const ALL: [(Self, u64, u64); 28] = [
         (Self::AgentKilled, 400, 4),
         (Self::AgentCut, 400, 4),
         (Self::HostCut, 300, 3),
@@ -60,10 +69,16 @@ impl Fault {
         (Self::StoreKilled, 200, 2),
         (Self::StoreRefuses, 200, 3),
         (Self::StoreBreaks, 250, 3),
+        (Self::StoreHangs, 200, 2),
         (Self::CentralDown, 200, 2),
         (Self::CentralDamaged, 60, 1),
         (Self::SessionDies, 200, 2),
+        (Self::CoordinatorDown, 200, 2),
+        (Self::CoordinatorCut, 300, 3),
+        (Self::CoordinatorSlow, 200, 2),
+        (Self::AnswersLost, 200, 2),
         (Self::Move, 300, 3),
+        (Self::Drain, 150, 2),
     ];
 }
 
@@ -73,6 +88,26 @@ pub struct GroupPlan {
     pub id: GroupId,
     pub active: NodeId,
     pub replicas: Vec<NodeId>,
+}
+
+impl GroupPlan {
+    /// Its first record.
+    #[must_use]
+    pub fn record(&self) -> GroupRecord {
+        GroupRecord {
+            epoch: 1,
+            active: self.active.get(),
+            replicas: self.replicas.iter().map(|node| node.get()).collect(),
+            in_sync: BTreeSet::new(),
+            before: None,
+            base: None,
+            cause: Cause::Placement,
+            move_to: None,
+            move_at_wall_ns: 0,
+            replicas_wanted: None,
+            since_wall_ns: 0,
+        }
+    }
 }
 
 /// An account of the world.
@@ -88,6 +123,8 @@ pub struct AccountPlan {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
+    /// A coordinator says who is active; else the configuration does.
+    pub shared: bool,
     pub nodes: Vec<NodeId>,
     pub groups: Vec<GroupPlan>,
     pub accounts: Vec<AccountPlan>,
@@ -99,6 +136,12 @@ pub struct Plan {
     pub faults: Vec<(Fault, u64)>,
     /// The one node whose disk may turn bits over or be replaced: a minority.
     pub bad_disk: NodeId,
+    pub lease_ns: u64,
+    pub renew_ns: u64,
+    pub store_stall_ns: u64,
+    pub in_sync_timeout_ns: u64,
+    pub dwell_ns: u64,
+    pub coordinator_ns: (u64, u64),
     pub segment_bytes: u64,
     pub journal_bytes_max: u64,
     pub cache_bytes_max: usize,
@@ -172,9 +215,11 @@ impl Plan {
         wishes[0] = r.within(3, 10);
         let bad_disk = nodes[r.index(nodes.len())];
         let fast_disk = r.chance(500);
+        let lease_ns = r.one_of(&[1_000, 2_000, 4_000]) * MS;
         let drift_ppm = nodes.iter().map(|_| i64::try_from(r.below(401)).unwrap_or(0) - 200).collect();
         Self {
             seed,
+            shared: false,
             groups,
             accounts,
             length_ns: r.within(2_000, 12_000) * MS,
@@ -182,6 +227,12 @@ impl Plan {
             fault_pause_ns: r.one_of(&[150, 400, 1000, 3000]) * MS,
             faults,
             bad_disk,
+            lease_ns,
+            renew_ns: lease_ns / r.one_of(&[4, 6]),
+            store_stall_ns: r.one_of(&[600, 1_500]) * MS,
+            in_sync_timeout_ns: r.one_of(&[300, 1_000]) * MS,
+            dwell_ns: r.one_of(&[0, 2_000]) * MS,
+            coordinator_ns: r.one_of(&[(200_000, 2 * MS), (MS, 30 * MS), (10 * MS, 60 * MS)]),
             segment_bytes,
             journal_bytes_max: segment_bytes * r.one_of(&[3, 8, 1000]),
             cache_bytes_max: r.one_of(&[0, 4 << 10, 1 << 20]),

@@ -5,8 +5,9 @@
 //! forgives what the real ring does not; the rules are those of `ring/`: a full ring refuses and marks a gap, a session
 //! that dies between commit and publication leaves a mark, and only a release frees space. Refuses: operations.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use understudy_agent::capture::view::Seat;
 use understudy_types::id::GroupId;
 
 /// One published operation.
@@ -32,30 +33,65 @@ pub struct Ring {
     capacity: usize,
     /// Accounts of which something was missed; the next agent is told too, until one says that it knows.
     pub gaps: BTreeSet<String>,
-    /// Groups whose accounts may be changed here.
-    pub serves: BTreeSet<GroupId>,
-    /// Until then, by the host's own clock, the store may change mail.
+    /// Accounts with a change under way, and how many.
+    pub intents: BTreeMap<String, u32>,
+    /// How groups stand here, as sessions were told last.
+    pub seats: BTreeMap<GroupId, Seat>,
+    /// Until then, by the host's own clock, the store may change mail; 0 = no limit, 1 = not at all.
     pub write_until_ns: u64,
 }
 
 impl Ring {
     /// An empty ring.
     #[must_use]
-    pub fn new(generation: u64, capacity: usize) -> Self {
+    pub fn new(generation: u64, capacity: usize, write_until_ns: u64) -> Self {
         Self {
             generation,
             records: VecDeque::new(),
             next: 0,
             capacity,
             gaps: BTreeSet::new(),
-            serves: BTreeSet::new(),
-            write_until_ns: u64::MAX,
+            intents: BTreeMap::new(),
+            seats: BTreeMap::new(),
+            write_until_ns,
         }
     }
 
-    /// Publishes; `None`: the ring is full, and the account is marked.
-    pub fn publish(&mut self, mut record: Record) -> Option<u64> {
-        if self.records.len() >= self.capacity {
+    /// Whether a session may begin a change now.
+    #[must_use]
+    pub fn lets(&self, group: GroupId, account: &str, boot_ns: u64) -> bool {
+        let seat = match self.seats.get(&group) {
+            Some(Seat::Serving) => true,
+            Some(Seat::Opening { ready }) => ready.contains(account),
+            _ => false,
+        };
+        seat && self.is_open(boot_ns)
+    }
+
+    /// Whether the time until which mail may be changed has not come.
+    #[must_use]
+    pub fn is_open(&self, boot_ns: u64) -> bool {
+        self.write_until_ns == 0 || boot_ns < self.write_until_ns
+    }
+
+    /// A change of the account begins.
+    pub fn begin(&mut self, account: &str) {
+        *self.intents.entry(account.to_owned()).or_default() += 1;
+    }
+
+    /// It was published, or will never be.
+    pub fn end(&mut self, account: &str) {
+        if let Some(count) = self.intents.get_mut(account) {
+            *count -= 1;
+            if *count == 0 {
+                self.intents.remove(account);
+            }
+        }
+    }
+
+    /// Publishes; `None`: the ring is full, or this node may not change mail any more, and the account is marked.
+    pub fn publish(&mut self, mut record: Record, boot_ns: u64) -> Option<u64> {
+        if self.records.len() >= self.capacity || !self.is_open(boot_ns) {
             self.gaps.insert(record.account);
             return None;
         }

@@ -302,7 +302,7 @@ impl Session<'_> {
 
     fn annotate(&mut self) {
         let mailbox = self.mailbox().map(|(guid, _)| guid).filter(|_| self.users.random.chance(500));
-        let value = self.users.random.chance(800).then(|| self.users.random.next().to_string().into_bytes());
+        let value = self.users.random.chance(800).then(|| self.users.random.number().to_string().into_bytes());
         let op = Op::AttributeSet { mailbox, private: true, key: "comment".into(), value, snapshot: 0 };
         self.commit(op, None, Vec::new(), 0);
     }

@@ -184,8 +184,16 @@ impl Report {
 }
 
 /// In the identity of a message that was delivered, and of one that was added by IMAP.
-const SMTP: &str = "-smtp-";
+pub const SMTP: &str = "-smtp-";
 const IMAP: &str = "-imap-";
+
+/// Logs in at `at` with name and password, and adds the message of this identity.
+///
+/// # Errors
+/// When it is not acknowledged: the step, and what was said.
+pub fn add(at: &Endpoint, account: &(String, String), id: &str, timeout: Duration) -> Result<(), String> {
+    users::imap(at, account, &Work::Append(id), timeout).map(|_| ()).map_err(|failure| failure.text)
+}
 
 struct Shared {
     setup: Setup,
@@ -363,10 +371,35 @@ impl Prober {
         })
     }
 
+    /// True when of every account a message was added, and one was delivered and seen, that began after `since_ms`.
+    #[must_use]
+    pub fn served(&self, since_ms: u64) -> bool {
+        self.unserved(since_ms).is_empty()
+    }
+
+    /// Accounts of which [`Self::served`] is not true.
+    #[must_use]
+    pub fn unserved(&self, since_ms: u64) -> Vec<String> {
+        let served = |of: &Account| {
+            let mut new = of.acknowledged.iter().filter(|(_, at)| **at > since_ms);
+            let added = of.imap.iter().rev().any(|a| a.error.is_none() && a.start_ms > since_ms)
+                && new.clone().any(|(id, _)| id.contains(IMAP));
+            added && new.any(|(id, _)| id.contains(SMTP) && of.seen.contains_key(id))
+        };
+        let all = (0..self.shared.accounts.len()).map(|nth| self.shared.account(nth));
+        all.filter(|of| !served(&of.0)).map(|of| of.0.name.clone()).collect()
+    }
+
     /// Ends, after what is under way.
     #[must_use]
     pub fn stop(mut self) -> Record {
         self.end();
+        self.record()
+    }
+
+    /// All so far.
+    #[must_use]
+    pub fn record(&self) -> Record {
         let accounts = (0..self.shared.accounts.len()).map(|nth| self.shared.account(nth).0.clone());
         Record {
             started_wall_ms: self.shared.started_wall_ms,

@@ -237,7 +237,7 @@ fn the_kernel_probe_shows_the_call_that_hangs() {
 }
 
 fn memory() -> Box<dyn understudy_agent::store::Store> {
-    Box::new(MemoryStore::default())
+    Box::new(MemoryStore::new(None))
 }
 
 /// A shell in a process group of its own, ended with its children.

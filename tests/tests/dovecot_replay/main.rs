@@ -6,6 +6,7 @@
 mod hostile;
 mod identity;
 mod kick;
+mod merge;
 mod outside;
 mod suite;
 mod takeover;

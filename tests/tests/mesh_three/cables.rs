@@ -1,7 +1,7 @@
 //! Cuts, machines that die or freeze, and cables that are long: nobody but whom they are for notices.
 //!
-//! Owns: looking who reaches whom. What can hurt: a firewall of this host. Refuses: agents; stores are enough to connect
-//! to.
+//! Owns: looking who reaches whom. What can hurt: a firewall of this host. Refuses: agents; stores are enough to
+//! connect to.
 
 use super::{listed, now, reaches, skipped, tag, xtask};
 use std::net::TcpStream;
@@ -74,7 +74,8 @@ fn a_cut_cuts_what_it_says_and_is_undone() {
 /// How long it takes to connect from the host: a round trip.
 fn round_trip(state: &State, node: usize) -> Duration {
     let node = &state.nodes[node];
-    drop(TcpStream::connect((node.imap.host.as_str(), node.imap.port)).expect("connects")); // asks for the address first
+    // The first one asks for the node's address too.
+    drop(TcpStream::connect((node.imap.host.as_str(), node.imap.port)).expect("connects"));
     let begun = now();
     drop(TcpStream::connect((node.imap.host.as_str(), node.imap.port)).expect("connects"));
     begun.elapsed()

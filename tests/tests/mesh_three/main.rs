@@ -1,8 +1,8 @@
 //! What failover tests and chaos do to a mesh: cuts, long cables, dead machines, bad disks; and users who measure it.
 //!
 //! Owns: what these tests share. Each shows that a fault is what it says, hits nothing else, and is undone. What can
-//! hurt: a host without root, Dovecot or the proxies; the tests are then skipped by name. Refuses: failover itself; here
-//! placement stays as it is, and no length is judged.
+//! hurt: a host without root, Dovecot or the proxies; the tests are then skipped by name. Refuses: failover itself;
+//! here placement stays as it is, and no length is judged.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

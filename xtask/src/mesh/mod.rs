@@ -137,6 +137,11 @@ impl Part {
     }
 }
 
+/// Why nodes cannot have disks that fail here, if they cannot.
+pub(crate) fn disks_available() -> std::result::Result<(), String> {
+    disk::available().map_err(|lack| lack.to_string())
+}
+
 /// The command.
 ///
 /// # Errors
@@ -167,10 +172,9 @@ fn start(act: &Act) -> Result<bool> {
     let dir = absolute(&act.at.dir)?;
     let plan = contract::State::load(&dir)?.plan(&dir);
     if let Some(service) = act.what.service() {
-        for seat in seats_of(&plan, service, act.node.as_deref())? {
-            owner::ask(&dir, &format!("service {} {}", service.name(), seat.name))?;
-        }
-        return Ok(true);
+        let seats: Vec<&str> =
+            seats_of(&plan, service, act.node.as_deref())?.into_iter().map(|seat| seat.name.as_str()).collect();
+        return owner::ask(&dir, &format!("service {} {}", service.name(), seats.join(" ")));
     }
     let node = node_of(&plan, act)?;
     if act.what == Part::Machine {

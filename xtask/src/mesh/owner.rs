@@ -299,7 +299,7 @@ impl<'a> Owner<'a> {
         if changed { self.save() } else { Ok(()) }
     }
 
-    /// One line: `start NODE PART`, `service NAME SEAT`, or `delay NODE MS LOSS`.
+    /// One line: `start NODE PART`, `service NAME SEAT …`, or `delay NODE MS LOSS`.
     fn answer(&mut self, stream: &UnixStream) -> Result<()> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -308,7 +308,7 @@ impl<'a> Owner<'a> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let (name, part) = match words[..] {
             ["start", name, part] => (name, part),
-            ["service", name, seat] => return self.start_service(name, seat),
+            ["service", name, ref seats @ ..] => return self.start_service(name, seats),
             ["delay", name, ms, loss] => {
                 let node =
                     self.plan.nodes.iter().find(|n| n.name == name).with_context(|| format!("no node `{name}`"))?;
@@ -329,14 +329,16 @@ impl<'a> Owner<'a> {
         Ok(())
     }
 
-    fn start_service(&self, name: &str, seat: &str) -> Result<()> {
+    fn start_service(&self, name: &str, seats: &[&str]) -> Result<()> {
         let all = [Service::Etcd].into_iter().chain(Service::PROXIES);
         let service = all.into_iter().find(|service| service.name() == name).context("no such service")?;
-        let seat = service.seats(self.plan).into_iter().find(|of| of.name == seat).context("no such place")?;
-        if service.processes(seat).is_empty() {
+        let seats = service.seats(self.plan).into_iter().filter(|seat| seats.contains(&seat.name.as_str()));
+        let seats: Vec<&Seat> = seats.collect();
+        // All of them before any is waited for: one member of etcd alone elects nobody.
+        for seat in seats.iter().filter(|seat| service.processes(seat).is_empty()) {
             services::start(self.plan, &self.state.subnet, service, seat)?;
         }
-        self.wait_for_service(service, seat, None)
+        seats.into_iter().try_for_each(|seat| self.wait_for_service(service, seat, None))
     }
 
     fn part_serves(&self, at: usize, part: Part) -> Result<()> {

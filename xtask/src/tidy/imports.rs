@@ -8,7 +8,7 @@ use super::files::SourceFile;
 use super::source::code_of;
 
 /// Modules that every module may name: they name no stage.
-const EVERYWHERE: [&str; 6] = ["limits", "clock", "durable", "planted", "config", "rules"];
+const EVERYWHERE: [&str; 7] = ["limits", "clock", "database", "durable", "planted", "config", "rules"];
 /// Where the paths meet.
 const MEET: [&str; 4] = ["node", "control", "metrics", "cli"];
 
@@ -16,6 +16,7 @@ const MEET: [&str; 4] = ["node", "control", "metrics", "cli"];
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("clock", &[]),
+    ("database", &[]),
     ("durable", &[]),
     ("planted", &[]),
     ("config", &[]),
@@ -49,7 +50,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("coordinator", &[]),
     ("pause", &["coordinator"]),
     ("failover", &["coordinator", "signal", "beat"]),
-    ("fence", &[]), // the hook and the watchdog, for `node`
+    ("fence", &[]),  // the hook and the watchdog, for `node`
+    ("ledger", &[]), // `node` tells it what was seen
 ];
 
 /// Findings in all files of the agent.

@@ -15,7 +15,7 @@ use super::{MS, id, settings};
 use crate::coordinator::record::{Cause, Name};
 
 /// Small, seeded, good enough.
-pub(super) struct Rng(u64);
+pub(super) struct Rng(pub(super) u64);
 
 impl Rng {
     pub(super) fn next(&mut self) -> u64 {

@@ -169,8 +169,12 @@ impl Walk<'_> {
         let is_last = position + 1 == self.headers.len();
         let undamaged = self.out.damage.len() == whole_before && header.is_ok();
         self.out.append = None;
+        if is_last {
+            // Also in a damaged segment: whoever made the last write may have died before its fdatasync.
+            let clear_from = undamaged.then_some(end);
+            repair(open, last_write, clear_from).map_err(|error| JournalError::Segment { segment, error })?;
+        }
         if is_last && undamaged {
-            repair(open, end, last_write).map_err(|error| JournalError::Segment { segment, error })?;
             self.out.append = Some(AppendPoint { segment, open: open.clone(), at: end });
         }
         Ok(())
@@ -351,18 +355,21 @@ fn torn_len(write: Option<(WriteHeader, u32)>, left: u64) -> u64 {
 }
 
 /// Makes the end of the journal sure before anything is built on it: the last write is written once more, byte for
-/// byte, and what may be left of a torn write behind it is cleared, then fdatasync. After an fsync that failed the page
+/// byte, and what may be left of a torn write behind it is cleared (`clear_from`; `None` where a new segment is begun
+/// instead), then fdatasync. After an fsync that failed the page
 /// cache may show what the disk does not have; a write that is done again and synced is there, or an error says so.
-fn repair(open: &OpenSegment, end: u64, last: Option<(u64, usize)>) -> io::Result<()> {
+fn repair(open: &OpenSegment, last: Option<(u64, usize)>, clear_from: Option<u64>) -> io::Result<()> {
     let mut buffer = MmapMut::map_anon(WRITE_BYTES_MAX)?;
     if let Some((at, len)) = last {
         open.direct.read_exact_at(&mut buffer[..len], at)?;
         open.direct.write_all_at(&buffer[..len], at)?;
         buffer[..len].fill(0);
     }
-    let clear = usize::try_from(open.bytes.saturating_sub(end)).unwrap_or(usize::MAX).min(WRITE_BYTES_MAX);
-    let clear = clear - clear % SEGMENT_PAGE_BYTES;
-    open.direct.write_all_at(&buffer[..clear], end)?;
+    if let Some(end) = clear_from {
+        let clear = usize::try_from(open.bytes.saturating_sub(end)).unwrap_or(usize::MAX).min(WRITE_BYTES_MAX);
+        let clear = clear - clear % SEGMENT_PAGE_BYTES;
+        open.direct.write_all_at(&buffer[..clear], end)?;
+    }
     open.direct.sync_data()
 }
 

@@ -5,12 +5,14 @@
 //! ever told; kicks and hooks run in threads of their own. Refuses: deciding.
 
 pub(super) mod kick;
+mod posture;
 mod translate;
 mod word;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, Sender};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use understudy_ring::WriteLease;
 use understudy_types::id::{GroupId, NodeId};
 
@@ -19,22 +21,28 @@ use crate::clock;
 use crate::coordinator::client::{CoordinatorClient, CoordinatorEvent};
 use crate::coordinator::record::Name;
 use crate::failover::decide::Decider;
+use crate::failover::plan::Facts;
 use crate::failover::{Action, Change, Input, Record, Said, Settings};
-use crate::limits::COUNCIL_TICK_MS;
+use crate::fence::watchdog::Watchdog;
+use crate::limits::{COUNCIL_END_MS_MAX, COUNCIL_TICK_MS};
+use crate::metrics::Metrics;
 use crate::pause::Pauses;
 use crate::transport::TransportHandle;
+use posture::Chores;
+pub(crate) use posture::Posture;
 pub(crate) use word::Word;
 
 /// The event loop's way to the council; deaf when nobody shares groups.
 #[derive(Clone, Default)]
 pub(crate) struct Council {
     inputs: Option<Sender<Input>>,
+    asks: Option<Sender<Ask>>,
 }
 
 impl Council {
-    /// With a channel that the council's thread reads.
-    pub(crate) fn new(inputs: Sender<Input>) -> Self {
-        Self { inputs: Some(inputs) }
+    /// With channels that the council's thread reads.
+    pub(crate) fn new(inputs: Sender<Input>, asks: Sender<Ask>) -> Self {
+        Self { inputs: Some(inputs), asks: Some(asks) }
     }
 
     /// Tells the decider something.
@@ -42,6 +50,15 @@ impl Council {
         if let Some(inputs) = &self.inputs {
             // It is gone only when the agent stops.
             let _ = inputs.send(input);
+        }
+    }
+
+    /// The agent stops: waits for a moment until the watchdog is let go.
+    pub(crate) fn end(&self) {
+        let (reply, done) = bounded(1);
+        if self.asks.as_ref().is_some_and(|asks| asks.send(Ask::End { reply }).is_ok()) {
+            // A council that hangs does not keep the agent from stopping.
+            let _ = done.recv_timeout(Duration::from_millis(COUNCIL_END_MS_MAX));
         }
     }
 
@@ -60,6 +77,10 @@ pub(crate) enum Ask {
     Overview { reply: Sender<serde_json::Value> },
     /// Every rule with its present outcome.
     Explain { group: GroupId, reply: Sender<Vec<Said>> },
+    /// The agent stops.
+    End { reply: Sender<()> },
+    /// What a plan of placement is made of; the plan itself takes longer than a lease may wait.
+    Placement { reply: Sender<Facts> },
 }
 
 /// What the thread works with.
@@ -73,17 +94,18 @@ pub(super) struct Parts {
     pub lease: WriteLease,
     pub queries: Sender<Query>,
     pub pauses: Pauses,
+    pub metrics: Arc<Metrics>,
 }
 
 /// Starts the thread.
 ///
 /// # Errors
 /// When it cannot be made.
-pub(super) fn start(parts: Parts) -> std::io::Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new().name("council".into()).spawn(move || run(&parts))
+pub(super) fn start(parts: Parts, watchdog: Option<Watchdog>) -> std::io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name("council".into()).spawn(move || run(&parts, Chores::new(watchdog)))
 }
 
-fn run(parts: &Parts) {
+fn run(parts: &Parts, mut chores: Chores) {
     let mut decider = Decider::new(parts.settings.clone(), clock::boot());
     let mut next_tick = clock::boot();
     loop {
@@ -95,15 +117,22 @@ fn run(parts: &Parts) {
                 Err(_) => return,
             },
             recv(parts.events) -> event => match event {
-                Ok(event) => inputs.extend(translate::input(event)),
+                Ok(event) => inputs.extend(heard(parts, event)),
                 Err(_) => return,
             },
-            recv(parts.asks) -> ask => if let Ok(ask) = ask {
-                answer(&decider, ask);
+            recv(parts.asks) -> ask => match ask {
+                Ok(Ask::End { reply }) => {
+                    chores.end();
+                    // Whoever asked may have given up.
+                    let _ = reply.send(());
+                    return;
+                }
+                Ok(ask) => answer(&decider, ask),
+                Err(_) => {}
             },
             default(pause) => {}
         }
-        inputs.extend(parts.events.try_iter().filter_map(translate::input));
+        inputs.extend(parts.events.try_iter().filter_map(|event| heard(parts, event)));
         inputs.extend(parts.inputs.try_iter());
         let now = clock::boot();
         if now >= next_tick {
@@ -113,11 +142,16 @@ fn run(parts: &Parts) {
         for input in inputs {
             note_pauses(&parts.pauses, &input);
             for action in decider.on(input, clock::boot()) {
+                if let Action::WriteUntil { until } = &action {
+                    chores.until = *until;
+                }
                 if act(parts, action) {
+                    chores.end();
                     return;
                 }
             }
         }
+        chores.turn(parts, &decider);
     }
 }
 
@@ -139,6 +173,14 @@ fn note_pauses(pauses: &Pauses, input: &Input) {
     }
 }
 
+/// What the decider is told of an event.
+fn heard(parts: &Parts, event: CoordinatorEvent) -> Option<Input> {
+    if let CoordinatorEvent::Answer { rtt_ns, .. } = &event {
+        parts.metrics.failover.coordinator_request.observe(Duration::from_nanos(*rtt_ns).as_secs_f64());
+    }
+    translate::input(event)
+}
+
 fn answer(decider: &Decider, ask: Ask) {
     // Whoever asked may have given up.
     match ask {
@@ -146,7 +188,9 @@ fn answer(decider: &Decider, ask: Ask) {
             let overview = serde_json::to_value(decider.overview(clock::boot())).unwrap_or_default();
             let _ = reply.send(overview);
         }
+        Ask::End { .. } => {}
         Ask::Explain { group, reply } => drop(reply.send(decider.explain(group, clock::boot()))),
+        Ask::Placement { reply } => drop(reply.send(decider.placement_facts(clock::boot()))),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use understudy_types::id::{Epoch, GroupId, NodeId, Sequence};
 
 use crate::failover::{Action, Input};
-use crate::limits::COUNCIL_GROUPS_MAX;
+use crate::limits::{CANARY_WHY_CHARS_MAX, COUNCIL_GROUPS_MAX};
 
 /// One word.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +57,8 @@ impl Word {
                 .map(|(group, tail_epoch, journaled)| Input::Candidate { peer, group, tail_epoch, journaled })
                 .collect(),
             Self::Observed { of, failing_ns, healthy, why } => {
+                // It goes into logs here.
+                let why = why.chars().filter(|c| !c.is_control()).take(CANARY_WHY_CHARS_MAX).collect();
                 vec![Input::Observed { by: peer, of, failing_ns, healthy, why }]
             }
         }

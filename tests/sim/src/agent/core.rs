@@ -1,14 +1,14 @@
 //! The event loop's state and what each event does to it, as `agent/src/node/core.rs` has it.
 //!
-//! Owns: capture, batches, the journal's answers, acknowledgements, the release of the ring. What can hurt: see the head
-//! of this folder. Refuses: everything that concerns peers (`peers`) or snapshots (`exports`).
+//! Owns: capture, batches, the journal's answers, acknowledgements, the release of the ring. What can hurt: see the
+//! head of this folder. Refuses: everything that concerns peers (`peers`) or snapshots (`exports`).
 
 use understudy_agent::apply::ApplyEvent;
 use understudy_agent::frame::{BuilderError, Level};
 use understudy_agent::journal::{AppendError, JournalEvent, Need, Token};
 use understudy_agent::node::acks::{Ready, Waiting};
 use understudy_agent::ship::{FrameMeta, ShipEvent};
-use understudy_ring::{AckLevel, CompletionRef, Status};
+use understudy_ring::{AckLevel, CompletionRef};
 use understudy_types::frame::RingPosition;
 use understudy_types::id::{BlobId, GroupId, Sequence};
 use understudy_types::op::Op;
@@ -25,10 +25,6 @@ fn at_of(number: u64) -> CompletionRef {
 impl Agent {
     /// Takes what the ring holds, and the marks of what was missed.
     pub(super) fn capture(&mut self, host: &mut Host, out: &mut Out) {
-        if self.roles.len() < out.plan.groups.len() {
-            // Whose changes these are is not known yet.
-            return;
-        }
         self.ring_read = self.ring_read.max(host.ring.first());
         for _ in 0..BURST {
             let Some(record) = host.ring.at(self.ring_read).cloned() else { break };
@@ -53,7 +49,7 @@ impl Agent {
     }
 
     fn captured_op(&mut self, record: Record, host: &mut Host, out: &mut Out) {
-        let group = self.own_group(&record.account);
+        let group = self.own_group(&record.account).filter(|group| self.own.contains_key(group));
         let Some(group) = group else {
             self.foreign(&record, host, out);
             return;
@@ -61,7 +57,7 @@ impl Agent {
         let Some(own) = self.own.get_mut(&group) else { return };
         let change = out.checker.change(record.number).cloned();
         let (level, peers) = change.map_or((AckLevel::None, 0), |change| (change.level, change.peers));
-        let waits = record.waits && host.ring.serves.contains(&group);
+        let waits = record.waits;
         let waiting = |seq| Waiting {
             seq,
             account: record.account.clone(),
@@ -95,6 +91,10 @@ impl Agent {
         if let Some(blob) = decoded.blob() {
             self.body(group, &record.account, seq, blob, out);
         }
+        if self.roles.has_lost_lease(group) {
+            // It is kept, and comes back when another node has taken over; nobody is told that it is safe.
+            return;
+        }
         if waits && let Some(own) = self.own.get_mut(&group) {
             own.acks.wait(waiting(seq));
             self.dirty.insert(group);
@@ -112,6 +112,9 @@ impl Agent {
     fn foreign(&mut self, record: &Record, host: &mut Host, out: &mut Out) {
         out.say(format_args!("n{} foreign change of {}", self.me, record.account));
         out.checker.passed_over((self.me, host.ring.generation, record.index));
+        if !out.plan.shared && self.own_group(&record.account).is_some() {
+            return;
+        }
         self.ask_active(&record.account, host);
     }
 
@@ -217,7 +220,9 @@ impl Agent {
             }
             JournalEvent::Refused { group, reason, .. } => {
                 out.say(format_args!("n{} journal refuses: {reason}", self.me));
-                if self.own.contains_key(&group) {
+                if self.roles.is_closing(group) {
+                    self.own_refused(group);
+                } else if self.own.contains_key(&group) {
                     self.failure = Some(format!("the journal refused an own frame of group {group}: {reason}"));
                 } else if let Some(link) = self.receiver.refused(group) {
                     self.close(link, out);
@@ -237,7 +242,7 @@ impl Agent {
                     }
                 }
             }
-            JournalEvent::Fenced { group, epoch, .. } => self.role_fenced(group, epoch),
+            JournalEvent::Fenced { .. } => {}
             JournalEvent::Failed { failure } => {
                 self.failure.get_or_insert_with(|| format!("journal: {failure}"));
             }
@@ -282,15 +287,11 @@ impl Agent {
             }
             ApplyEvent::Lost { group, seq, why } => {
                 out.say(format_args!("n{} lost frames of g{group} before {seq}: {why}", self.me));
-                self.lost_groups.insert(group);
-                if let Some((active, epoch)) = self.active_of(group)
-                    && let Some(link) = self.links.get(&active).copied()
-                {
-                    self.tell_lost(group, epoch, link, out);
-                }
+                self.lost_groups.entry(group).or_default();
+                self.tell_lost(out);
             }
             ApplyEvent::Ask { group, account, bodies } => {
-                if let Some((active, _)) = self.active_of(group) {
+                if let Some(active) = self.active_of(group) {
                     self.ask_resync(active, &account, bodies, host, out);
                 }
             }
@@ -338,12 +339,21 @@ impl Agent {
                     }
                 })
                 .collect();
-            for Ready { at, status, .. } in own.acks.ready(own.journaled, &acked, u64::MAX) {
-                let number = u64::from(at.slot);
-                let replicated = status == Status::Replicated;
-                out.checker.acked(number, replicated);
+            let required = self.roles.required(group).map(|peer| {
+                let at = own.replicas.iter().position(|replica| *replica == peer);
+                at.and_then(|at| acked.get(at)).copied().unwrap_or(0)
+            });
+            let required = required.min().unwrap_or(u64::MAX);
+            let ready = if self.roles.has_lost_lease(group) {
+                own.acks.fence()
+            } else {
+                own.acks.ready(own.journaled, &acked, required)
+            };
+            for Ready { at, status, .. } in ready {
+                out.answer(host, at, status);
             }
         }
+        self.advance_roles(host, out);
         self.release_ring(host, out);
     }
 
@@ -370,8 +380,8 @@ impl Agent {
                 needs.push(Need { group: *group, peer: *peer, done: Sequence(done) });
             }
         }
-        for (group, role) in &self.roles {
-            if role.assignment().replicas.contains(&self.me) {
+        for (group, (_, replicas)) in &self.placement {
+            if replicas.contains(&self.me) {
                 needs.push(Need { group: *group, peer: self.me, done: Sequence(self.applied_by_all(*group)) });
             }
         }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use understudy_agent::limits::{UPLOAD_RETRY_MS_MAX, UPLOAD_RETRY_MS_MIN};
 use understudy_agent::resync::{Job, numbered};
 use understudy_agent::store::{DumpOptions, Store};
-use understudy_types::id::{BlobId, GroupId, MailboxGuid};
+use understudy_types::id::{BlobId, GroupId, MailboxGuid, NodeId};
 use understudy_types::op::Op;
 
 use super::{Agent, Exported, Out};
@@ -18,24 +18,17 @@ use crate::bodies::Upload;
 use crate::event::Wake;
 use crate::host::Host;
 
-/// Replicas as they stand in the register of first copies.
-pub(super) fn replicas_text(replicas: &[understudy_types::id::NodeId]) -> String {
-    let mut ids: Vec<u16> = replicas.iter().map(|node| node.get()).collect();
-    ids.sort_unstable();
-    ids.iter().map(u16::to_string).collect::<Vec<_>>().join(",")
-}
-
 impl Agent {
-    /// The account's group, if it is active here.
+    /// The account's group, if placement says that it is active here.
     pub(super) fn own_group(&self, account: &str) -> Option<GroupId> {
-        self.accounts.get(account).copied().filter(|group| self.own.contains_key(group))
+        self.accounts.get(account).copied().filter(|group| self.active_of(*group) == Some(self.me))
     }
 
     /// A sign of life of an account: it gets its first copy if it had none.
     pub(super) fn seen(&mut self, account: &str) {
         let Some(own) = self.own_group(account).and_then(|group| self.own.get(&group)) else { return };
-        let replicas = replicas_text(&own.replicas);
-        let copied = self.copied.get(account).is_some_and(|copied| *copied == replicas);
+        let copied = self.copied.get(account).cloned().unwrap_or_default();
+        let copied = own.replicas.iter().all(|node| copied.contains(node));
         if !copied && !self.exports.contains(account) && !self.is_ending(account) {
             self.exports.want(account, true, "first copy");
         }
@@ -62,12 +55,22 @@ impl Agent {
         for (account, bodies) in self.owed.clone() {
             if self.own_group(&account).is_some() {
                 self.exports.want(&account, bodies, "owed");
-            } else if self.role_of(&account).is_some() {
+            } else {
                 self.ask_active(&account, host);
             }
         }
         let names: Vec<String> = self.accounts.keys().cloned().collect();
         names.iter().for_each(|account| self.seen(account));
+    }
+
+    /// What accounts of a group owe, now that it is active here.
+    pub(super) fn take_up_debts(&mut self, group: GroupId) {
+        for (account, bodies) in self.owed.clone() {
+            if self.accounts.get(&account) == Some(&group) {
+                self.foreign_asked.remove(&account);
+                self.exports.want(&account, bodies, "owed");
+            }
+        }
     }
 
     /// A ring that is not the one of the last run took records along that no journal has.
@@ -103,7 +106,8 @@ impl Agent {
         let ended: Vec<String> = ended.collect();
         self.snapshot_ends.retain(|end| !done(end));
         for account in ended {
-            let replicas = self.own.get(&group).map(|own| replicas_text(&own.replicas)).unwrap_or_default();
+            let replicas: BTreeSet<NodeId> =
+                self.own.get(&group).map(|own| own.replicas.iter().copied().collect()).unwrap_or_default();
             host.memory.copied(&account, &replicas);
             self.copied.insert(account.clone(), replicas);
             self.settle(&account, host);

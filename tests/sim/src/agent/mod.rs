@@ -1,14 +1,16 @@
 //! One agent: the product's stages, put together as `agent/src/node` does, with simulated edges.
 //!
-//! Owns: a process's memory. It is made from what the host keeps, and dropped when the process dies. What can hurt: this
-//! is the only part of the product's path that is written twice: a rule of `node/core.rs`, `peers.rs`, `exports.rs` or
-//! `debts.rs` that is not here is a rule that no seed tries. Each function stands in the file that is named as there.
-//! Refuses: deciding what a stage decides.
+//! Owns: a process's memory. It is made from what the host keeps, and dropped when the process dies. What can hurt:
+//! this is the only part of the product's path that is written twice: a rule of `node/core.rs`, `peers.rs`,
+//! `exports.rs` or `debts.rs` that is not here is a rule that no seed tries. Each function stands in the file that is
+//! named as there. Refuses: deciding what a stage decides.
 
 mod core;
+mod council;
 mod exports;
 mod peers;
 mod roles;
+mod stands;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -18,7 +20,9 @@ use understudy_agent::apply::orders::NoOrders;
 use understudy_agent::apply::park::Parked;
 use understudy_agent::apply::worker::{Means, Shift};
 use understudy_agent::batch::GroupBatch;
-use understudy_agent::clock::MonoNs;
+use understudy_agent::clock::{BootNs, MonoNs};
+use understudy_agent::failover::decide::Decider;
+use understudy_agent::failover::{Desired, Input};
 use understudy_agent::frame::{Frame, FrameCodec};
 use understudy_agent::journal::disk::Buffer;
 use understudy_agent::journal::{Journal, JournalConfig, JournalReader, Recovered, Room, Turns};
@@ -27,12 +31,14 @@ use understudy_agent::receive::Receiver;
 use understudy_agent::resync::Queue as Exports;
 use understudy_agent::ship::{FrameMeta, ShipEvent, Shipper};
 use understudy_agent::transport::LinkId;
+use understudy_ring::{CompletionRef, Status};
 use understudy_types::id::{BlobId, ClusterId, Epoch, GroupId, MailboxGuid, NodeId, Sequence};
 use understudy_types::message::{Message, Position};
 use understudy_types::op::Op;
 
 use crate::bodies::Central;
 use crate::checker::Checker;
+use crate::coord::Coordinator;
 use crate::disk::Way;
 use crate::event::{Event, Wake};
 use crate::fuse::Fuse;
@@ -43,7 +49,7 @@ use crate::queue::Queue;
 use crate::random::Random;
 use crate::trace::Trace;
 
-pub use roles::{Assignment, Role};
+use roles::Roles;
 
 /// The one cluster there is.
 pub const CLUSTER: ClusterId = ClusterId(0x51);
@@ -55,6 +61,7 @@ pub struct Out {
     pub queue: Queue<Event>,
     pub net: Net,
     pub central: Central,
+    pub coordinator: Coordinator,
     pub checker: Checker,
     pub trace: Trace,
     pub random: Random,
@@ -66,6 +73,13 @@ impl Out {
     /// Adds a line to the trace.
     pub fn say(&mut self, what: std::fmt::Arguments<'_>) {
         self.trace.line(self.queue.now_ns(), what);
+    }
+
+    /// An answer goes to whoever waits for it.
+    fn answer(&mut self, host: &Host, at: CompletionRef, status: Status) {
+        let (number, node) = (u64::from(at.slot), host.id);
+        let delay = self.random.below(300_000);
+        self.queue.after(delay, Event::Heard { number, node, status });
     }
 
     fn wall_ns(&self) -> u64 {
@@ -131,13 +145,24 @@ pub struct Agent {
     shipper: Shipper,
     receiver: Receiver,
     own: BTreeMap<GroupId, Own>,
-    roles: BTreeMap<GroupId, Role>,
+    roles: Roles,
+    /// Active node and replicas of each group, as placement or the last record has them.
+    placement: BTreeMap<GroupId, (NodeId, Vec<NodeId>)>,
+    decider: Option<Decider>,
+    /// What the decider is to be told.
+    council: VecDeque<Input>,
+    council_due: bool,
+    /// What it wants, on its way to the event loop.
+    desires: VecDeque<Desired>,
+    store_good_at: Option<BootNs>,
+    /// Groups whose accounts are copied anew because this node was active for them.
+    merge_asks: BTreeSet<GroupId>,
     shift: Shift,
     /// What the appliers said: the board of `node/board.rs`.
     applied: BTreeMap<GroupId, u64>,
     parked: BTreeMap<String, (GroupId, Parked)>,
     exports: Exports,
-    copied: BTreeMap<String, String>,
+    copied: BTreeMap<String, BTreeSet<NodeId>>,
     owed: BTreeMap<String, bool>,
     /// Accounts by group, as placement has them.
     accounts: BTreeMap<String, GroupId>,
@@ -145,7 +170,7 @@ pub struct Agent {
     /// Links that this node dialled, by peer.
     links: BTreeMap<NodeId, LinkId>,
     dials: BTreeMap<NodeId, Dial>,
-    lost_groups: BTreeSet<GroupId>,
+    lost_groups: BTreeMap<GroupId, Option<LinkId>>,
     rebase_next: BTreeSet<GroupId>,
     peer_resync: BTreeMap<(GroupId, NodeId), PeerResync>,
     snapshot_ends: Vec<(GroupId, u64, String)>,
@@ -154,7 +179,7 @@ pub struct Agent {
     asked: BTreeMap<u64, String>,
     next_ask: u64,
     /// Links that peers dialled.
-    listened: BTreeMap<NodeId, LinkId>,
+    dialled_by: BTreeMap<NodeId, LinkId>,
     last_snapshot: u64,
     ring_pending: VecDeque<(u64, GroupId, u64)>,
     ring_read: u64,
@@ -181,7 +206,7 @@ impl Agent {
     ///
     /// # Errors
     /// What an administrator would have to see to.
-    pub fn start(host: &mut Host, out: &mut Out, assignments: &[Assignment]) -> Result<Self, String> {
+    pub fn start(host: &mut Host, out: &mut Out) -> Result<Self, String> {
         host.lives += 1;
         let (me, life) = (host.id, host.lives);
         let fuse = Fuse::default();
@@ -198,7 +223,7 @@ impl Agent {
         let buffers = (0..2).map(Buffer::new).collect::<std::io::Result<Vec<_>>>().map_err(|e| e.to_string())?;
         let way = Box::new(Way::new(&host.disk));
         let mut id = [0; 16];
-        id[..8].copy_from_slice(&out.random.next().to_le_bytes());
+        id[..8].copy_from_slice(&out.random.number().to_le_bytes());
         let room = Room { queued_frames: 64, events: 1024 };
         let (journal, turns, recovered) =
             Journal::open_still(config, Box::new(host.disk.clone()), &host.disk.segments(), (way, buffers), id, room)
@@ -222,7 +247,14 @@ impl Agent {
             shipper: Shipper::new(plan.ship),
             receiver: Receiver::new(),
             own: BTreeMap::new(),
-            roles: BTreeMap::new(),
+            roles: Roles::default(),
+            placement: BTreeMap::new(),
+            decider: None,
+            council: VecDeque::new(),
+            council_due: false,
+            desires: VecDeque::new(),
+            store_good_at: None,
+            merge_asks: BTreeSet::new(),
             shift: Shift::default(),
             applied: BTreeMap::new(),
             parked: BTreeMap::new(),
@@ -233,14 +265,14 @@ impl Agent {
             unsent: VecDeque::new(),
             links: BTreeMap::new(),
             dials: plan.nodes.iter().filter(|peer| **peer != me).map(|peer| (*peer, Dial::default())).collect(),
-            lost_groups: BTreeSet::new(),
+            lost_groups: BTreeMap::new(),
             rebase_next: BTreeSet::new(),
             peer_resync: BTreeMap::new(),
             snapshot_ends: Vec::new(),
             foreign_asked: BTreeSet::new(),
             asked: BTreeMap::new(),
             next_ask: 0,
-            listened: BTreeMap::new(),
+            dialled_by: BTreeMap::new(),
             last_snapshot: 0,
             ring_pending: VecDeque::new(),
             ring_read: host.ring.first(),
@@ -259,8 +291,11 @@ impl Agent {
             failure: None,
             now: host.clock.at(out.queue.now_ns()),
         };
-        for assignment in assignments {
-            agent.assign(assignment, host, out);
+        // Until a lease is held the store changes nothing, whatever the agent before this one has set.
+        host.ring.write_until_ns = u64::from(plan.shared);
+        agent.first_roles(host, out);
+        if plan.shared {
+            agent.convene(host, out);
         }
         for blob in out.central.spooled(me.get()) {
             agent.want(blob, out);
@@ -272,6 +307,7 @@ impl Agent {
         }
         agent.wake_after(1_000_000_000, Wake::Second, out);
         agent.resume_debts(host);
+        agent.policy_changed(out);
         agent.new_ring(host);
         agent.poke(out);
         agent.wake_apply(0, out);
@@ -332,6 +368,11 @@ impl Agent {
             }
             Wake::Upload(blob) => self.upload(blob, out),
             Wake::Export { account, snapshot, bodies } => self.export_reads(&account, snapshot, bodies, out),
+            Wake::Council => self.council_turn(host, out),
+            Wake::Tick => self.tick(host, out),
+            Wake::Evidence => self.evidence(host, out),
+            Wake::Policy => self.policy_is_told(host, out),
+            Wake::Raise { group, epoch, account } => self.raise(group, epoch, &account, host, out),
             Wake::Second => {
                 self.second(host, out);
                 self.wake_after(1_000_000_000, Wake::Second, out);
@@ -400,6 +441,9 @@ impl Agent {
             self.journal_event(event, host, out);
         }
         self.capture(host, out);
+        while let Some(desired) = self.desires.pop_front() {
+            self.desire(desired, host, out);
+        }
         while let Some(incoming) = self.inbox.pop_front() {
             self.transport_event(incoming, host, out);
         }
@@ -416,7 +460,6 @@ impl Agent {
             let Some(exported) = self.exported.pop_front() else { break };
             self.export_event(exported, host, out);
         }
-        self.roles_turn(host, out);
         let idle = host.ring.is_read(self.ring_read) && self.exported.is_empty();
         self.end_of_turn(idle, host, out);
         if !idle {
@@ -432,6 +475,7 @@ impl Agent {
     fn second(&mut self, host: &mut Host, out: &mut Out) {
         self.seconds += 1;
         self.ask_actives(host, out);
+        self.tell_lost(out);
         self.ship(ShipEvent::Tick, host, out);
         if self.seconds.is_multiple_of(5) {
             self.retain(out);
@@ -449,7 +493,7 @@ impl Agent {
             && self.owed.is_empty()
             && self.parked.is_empty()
             && self.peer_resync.is_empty()
-            && self.roles.values().all(Role::is_settled)
+            && self.roles_are_settled()
     }
 
     /// What is still to be done, for a world that does not come to rest.
@@ -461,7 +505,7 @@ impl Agent {
             .map(|(group, own)| format!("{group}: journaled {} acked {:?}", own.journaled, own.acked))
             .collect();
         format!(
-            "n{} ring read {} exports {} ends {} owed {:?} parked {:?} resync {:?} own [{}] applied {:?} roles {:?}",
+            "n{} ring read {} exports {} ends {} owed {:?} parked {:?} resync {:?} own [{}] applied {:?} roles {}",
             self.me,
             host.ring.is_read(self.ring_read),
             self.exports.len(),
@@ -471,7 +515,7 @@ impl Agent {
             self.peer_resync,
             own.join("; "),
             self.applied,
-            self.roles,
+            self.roles_text(),
         )
     }
 }

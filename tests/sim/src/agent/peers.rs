@@ -48,7 +48,7 @@ impl Agent {
         }
     }
 
-    fn send(&mut self, link: LinkId, message: Message, out: &mut Out) -> bool {
+    pub(super) fn send(&mut self, link: LinkId, message: Message, out: &mut Out) -> bool {
         out.net.send(link, self.me, message, &mut out.queue)
     }
 
@@ -61,15 +61,10 @@ impl Agent {
                 dial.connected = true;
                 dial.attempt = 0;
                 self.links.insert(peer, link);
-                for group in self.lost_groups.clone() {
-                    if let Some((_, epoch)) = self.active_of(group).filter(|(active, _)| *active == peer) {
-                        self.tell_lost(group, epoch, link, out);
-                    }
-                }
                 self.ship(ShipEvent::Connected { peer, link, credit_bytes, positions }, host, out);
             }
             Incoming::Asked { peer, link } => {
-                self.listened.insert(peer, link);
+                self.dialled_by.insert(peer, link);
                 let positions = self.receiver.greeted(peer, link);
                 let welcome = Packet::Welcome { credit_bytes: out.plan.credit_bytes, positions };
                 out.net.welcome(link, self.me, welcome, &mut out.queue);
@@ -81,6 +76,7 @@ impl Agent {
 
     fn disconnected(&mut self, link: LinkId, host: &mut Host, out: &mut Out) {
         self.receiver.disconnected(link);
+        self.dialled_by.retain(|_, known| *known != link);
         let dialled = self.dials.iter().find(|(_, dial)| dial.link == Some(link)).map(|(peer, _)| *peer);
         let Some(peer) = dialled else { return };
         if self.links.get(&peer) == Some(&link) {
@@ -106,6 +102,7 @@ impl Agent {
                     Err(_) => self.close(link, out),
                 }
             }
+            Message::Positions(positions) => self.positions_told(peer, link, positions, host, out),
             Message::Ack(acks) => self.ship(ShipEvent::Ack { peer, link, acks }, host, out),
             Message::Credit { bytes } => self.ship(ShipEvent::Credit { peer, link, bytes }, host, out),
             Message::ResyncNeeded { group, reason, .. } => {
@@ -145,6 +142,7 @@ impl Agent {
             }
             out.say(format_args!("n{} rebases g{group} to {sequence}", self.me));
             self.wake_journal(out);
+            self.lost_groups.remove(&group);
             self.applied.insert(group, sequence.0);
             self.receiver.rebased(group, tail, sequence, self.now);
         }
@@ -288,10 +286,14 @@ impl Agent {
         frames.ok()?.first().filter(|frame| frame.last_sequence() == at).map(Frame::hash)
     }
 
-    /// Tells a group's active that frames are lost here: it makes the stream begin anew and sends snapshots.
-    pub(super) fn tell_lost(&mut self, group: GroupId, epoch: Epoch, link: LinkId, out: &mut Out) {
-        if self.send(link, Message::ResyncNeeded { group, epoch, reason: ResyncReason::Gap }, out) {
-            self.lost_groups.remove(&group);
+    /// Tells the actives of groups that frames are lost here, on every new connection, until the stream begins anew.
+    pub(super) fn tell_lost(&mut self, out: &mut Out) {
+        for (group, told) in self.lost_groups.clone() {
+            let Some(link) = self.receiver.link(group).filter(|link| told != Some(*link)) else { continue };
+            let epoch = self.receiver.positions(group).map_or(Epoch(0), |at| at.epoch);
+            if self.send(link, Message::ResyncNeeded { group, epoch, reason: ResyncReason::Gap }, out) {
+                self.lost_groups.insert(group, Some(link));
+            }
         }
     }
 
@@ -344,7 +346,7 @@ impl Agent {
         for account in self.foreign_asked.iter().cloned().collect::<Vec<_>>() {
             let group = self.accounts.get(&account).copied();
             match group.and_then(|group| self.active_of(group)) {
-                Some((active, _)) if active != self.me => {
+                Some(active) if active != self.me => {
                     if let Some(id) = self.ask_resync(active, &account, true, host, out) {
                         self.asked.insert(id, account);
                     }

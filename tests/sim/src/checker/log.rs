@@ -78,14 +78,11 @@ impl Log {
         self.pending.retain(|(of, ..), _| *of != node);
     }
 
-    /// A disk lost what it had made durable.
+    /// A disk lost something of what it had made durable, nobody knows what.
     pub fn taint(&mut self, node: NodeId) {
         self.tainted.insert(node);
         self.homes.retain(|(of, ..), _| *of != node);
         self.order.retain(|(of, ..), _| *of != node);
-        for frame in self.frames.values_mut() {
-            frame.durable.remove(&node);
-        }
     }
 
     /// An agent sealed a frame.
@@ -174,7 +171,8 @@ impl Log {
         Ok(())
     }
 
-    /// Nodes whose disk holds the change: the operation itself, or a snapshot of the account that its node made after it.
+    /// Nodes whose disk holds the change: the operation itself, or a snapshot of the account that its node made after
+    /// it.
     #[must_use]
     pub fn nodes_of(&self, number: u64, account: &str) -> BTreeSet<NodeId> {
         let Some((hash, seq)) = self.changes.get(&number) else { return BTreeSet::new() };

@@ -1,9 +1,10 @@
 //! What users were told, and what must therefore be true of their mail at the end.
 //!
 //! Owns: the independent model of messages, flags, mailboxes and subscriptions: what was tried, and what was
-//! acknowledged for good. What can hurt: a model that asks for more than was promised finds bugs that are none; one that
-//! asks for less misses losses. The promise: a change that was acknowledged is there, unless a later change that was at
-//! least tried took it away. Refuses: names of mailboxes, which move with their parents; replicas must agree on them.
+//! acknowledged for good. What can hurt: a model that asks for more than was promised finds bugs that are none; one
+//! that asks for less misses losses. The promise: a change that was acknowledged is there, unless a later change that
+//! was at least tried took it away. Refuses: names of mailboxes, which move with their parents; replicas must agree on
+//! them.
 
 use std::collections::BTreeMap;
 
@@ -46,8 +47,11 @@ pub struct Account {
     mailboxes: BTreeMap<MailboxGuid, Mailbox>,
     messages: BTreeMap<(MailboxGuid, u32), Message>,
     identities: BTreeMap<(MailboxGuid, u32, u32), String>,
-    subscriptions: BTreeMap<String, (Vec<(u64, bool)>, Option<usize>)>,
+    subscriptions: BTreeMap<String, Subscription>,
 }
+
+/// What was told of one name, by number, and how many of it were acknowledged.
+type Subscription = (Vec<(u64, bool)>, Option<usize>);
 
 impl Account {
     /// A store committed it.
@@ -169,7 +173,7 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
-    use super::super::view::{AccountView, MailboxView};
+    use super::super::view::AccountView;
     use super::*;
 
     const BOX: MailboxGuid = MailboxGuid([1; 16]);
@@ -183,7 +187,7 @@ mod tests {
     fn what_was_promised_is_asked_for_and_no_more() {
         let mut account = Account::default();
         let mut view = AccountView::default();
-        view.mailboxes.insert(BOX, MailboxView { uid_validity: 1, ..MailboxView::default() });
+        view.mailboxes.entry(BOX).or_default().uid_validity = 1;
         account.tried(1, &saved(1, "a")).unwrap();
         assert_eq!(account.check(&view), Ok(()), "tried and not acknowledged may be gone");
         account.acked(1, &saved(1, "a"));

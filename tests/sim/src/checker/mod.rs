@@ -221,13 +221,11 @@ impl Checker {
     }
 
     /// Compares an account with what its user was told.
-    #[must_use]
     pub fn account(&self, account: usize, view: &view::AccountView) -> Result<(), String> {
         self.accounts[account].check(view)
     }
 
     /// Holds a store's state against the identities that were given away.
-    #[must_use]
     pub fn identities(&self, account: usize, view: &view::AccountView) -> Result<(), String> {
         self.accounts[account].check_identities(view)
     }

@@ -1,8 +1,11 @@
 //! Faults: which one happens next, where, and for how long; and the calm after them.
 //!
-//! Owns: the bounds of what a world does to itself: bits turn over on the disk of one node only, and that node alone may
-//! lose its journal, so that what was acknowledged is always somewhere. Refuses: more than the product promises to bear.
+//! Owns: the bounds of what a world does to itself: bits turn over on the disk of one node only, and that node alone
+//! may lose its journal, so that what was acknowledged is always somewhere. Refuses: more than the product promises to
+//! bear.
 
+use understudy_agent::coordinator::record::{Name, NodeRecord};
+use understudy_agent::failover::{Input, Order, Record};
 use understudy_types::id::NodeId;
 
 use super::{SECOND_NS, World};
@@ -73,6 +76,8 @@ impl World {
                 }
             }
             Fault::Isolated => {
+                self.out.coordinator.block(node, &mut self.out.queue);
+                self.out.queue.after(time, Event::CoordFree { node });
                 for other in self.out.plan.clone().nodes.iter().copied().filter(|other| *other != node) {
                     self.block(node, other, time);
                     self.block(other, node, time);
@@ -126,8 +131,55 @@ impl World {
             }
             Fault::CentralDamaged => self.out.central.damage(&mut self.random),
             Fault::SessionDies => self.sessions_die(index, false),
-            Fault::Move => self.move_group(),
+            Fault::StoreHangs => {
+                self.nodes[index].host.trouble().hung = true;
+                self.out.queue.after(time, Event::StoreUp { node });
+            }
+            Fault::CoordinatorDown => {
+                for node in self.out.plan.clone().nodes.iter().copied() {
+                    self.out.coordinator.block(node, &mut self.out.queue);
+                    self.out.queue.after(time, Event::CoordFree { node });
+                }
+            }
+            Fault::CoordinatorCut => {
+                self.out.coordinator.block(node, &mut self.out.queue);
+                self.out.queue.after(time, Event::CoordFree { node });
+            }
+            Fault::CoordinatorSlow => {
+                self.out.coordinator.slow(self.random.within(20 * MS, 900 * MS));
+                self.out.queue.after(time, Event::CoordFast);
+            }
+            Fault::AnswersLost => {
+                self.out.coordinator.lost_answers = self.random.within(50, 900);
+                self.out.queue.after(time, Event::CoordFast);
+            }
+            Fault::Move => self.order_move(index),
+            Fault::Drain => self.drain(node),
         }
+    }
+
+    /// An administrator asks a node to have a group moved.
+    fn order_move(&mut self, index: usize) {
+        let plan = self.out.plan.clone();
+        let Some(group) = self.random.pick(&plan.groups).cloned().filter(|_| plan.shared) else { return };
+        let to = self.random.chance(500).then(|| self.random.one_of(&plan.nodes));
+        self.moves += 1;
+        let (id, wall_ns) = (self.moves, self.out.queue.now_ns());
+        let order = Order::Move { groups: vec![group.id], to, at_wall_ns: 0 };
+        if let Some(agent) = &mut self.nodes[index].agent {
+            agent.told(Input::Order { id, order, wall_ns }, &mut self.out);
+        }
+    }
+
+    /// An administrator wants no group active on a node, or takes that back.
+    fn drain(&mut self, node: NodeId) {
+        if !self.out.plan.shared {
+            return;
+        }
+        let name = Name::Node(node);
+        let drained = !matches!(self.out.coordinator.get(&name), Some(Record::Node(record)) if record.drained);
+        let record = Record::Node(NodeRecord { drained, ..NodeRecord::default() });
+        self.out.coordinator.write(&[(name, Some(record), None)], &mut self.out.queue);
     }
 
     fn block(&mut self, from: NodeId, to: NodeId, time: u64) {
@@ -150,7 +202,7 @@ impl World {
         host.trouble().down = true;
         host.disk.power_cut(&mut self.random);
         // Until its agent says so again, no session changes anything.
-        host.ring = Ring::new(self.next_generation, self.out.plan.ring_capacity);
+        host.ring = Ring::new(self.next_generation, self.out.plan.ring_capacity, u64::from(self.out.plan.shared));
         self.next_generation += 1;
         self.out.queue.after(time, Event::PowerOn { node });
     }
@@ -162,12 +214,18 @@ impl World {
         self.out.say(format_args!("calm"));
         self.out.net.heal(&mut self.out.queue);
         self.out.central.set_down(false);
+        self.out.coordinator.slow(0);
+        self.out.coordinator.lost_answers = 0;
         for node in self.out.plan.clone().nodes.iter().copied() {
             let index = self.index(node);
             self.thaw(node);
             self.power_on(node);
             self.store_up(node);
             self.nodes[index].host.disk_slow = false;
+            self.out.coordinator.unblock(node, &mut self.out.queue);
+            if self.out.coordinator.get(&Name::Node(node)).is_some() {
+                self.out.coordinator.write(&[(Name::Node(node), None, None)], &mut self.out.queue);
+            }
             self.out.queue.after(SECOND_NS, Event::Start { node });
         }
     }

@@ -1,22 +1,25 @@
 //! A world: hosts, agents, users, a network and a seed. It runs to its end and says what was wrong.
 //!
-//! Owns: the loop, the lives and deaths of agents, and the end: faults cease, everything that was off is on, and within a
-//! bounded time every group is served and all its copies are equal. What can hurt: two runs of a seed that differ; so
+//! Owns: the loop, the lives and deaths of agents, and the end: faults cease, everything that was off is on, and within
+//! a bounded time every group is served and all its copies are equal. What can hurt: two runs of a seed that differ; so
 //! nothing here has a thread, a clock, or an order that is not its own. Refuses: judging mail; that is the checker's.
 
-mod director;
 mod faults;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use understudy_agent::failover::Input;
 use understudy_agent::frame::FrameCodec;
+use understudy_ring::Status;
 use understudy_types::id::NodeId;
 
 use crate::agent::{Agent, Incoming, Out};
 use crate::bodies::Central;
 use crate::checker::Checker;
 use crate::checker::view::AccountView;
+use crate::coord::Coordinator;
 use crate::event::{Event, Wake};
 use crate::host::{Frozen, Host};
 use crate::net::{Net, Packet};
@@ -26,13 +29,8 @@ use crate::random::Random;
 use crate::ring::Record;
 use crate::trace::Trace;
 use crate::users::{Committed, Users, waits};
-use director::Director;
 
 const SECOND_NS: u64 = 1_000_000_000;
-/// How long after the last fault a world may take until all is well: several times the longest wait of the product.
-const RECOVERY_NS_MAX: u64 = 240 * SECOND_NS;
-/// How long all must stay well.
-const QUIET_NS: u64 = 3 * SECOND_NS;
 /// Events after which a world is taken to run in circles.
 const EVENTS_MAX: u64 = 3_000_000;
 
@@ -67,12 +65,12 @@ pub struct World {
     users: Users,
     /// Committed and not published, by number.
     unpublished: BTreeMap<u64, (usize, Committed)>,
-    director: Director,
     random: Random,
     calm: bool,
     calm_at_ns: u64,
     well_since_ns: Option<u64>,
     faults: u64,
+    moves: u64,
     next_generation: u64,
     done: bool,
 }
@@ -88,6 +86,7 @@ impl World {
             net: Net::new(Random::new(seed, 4), plan.net_ns, plan.link_queue_max),
             checker: Checker::new(&plan, &central),
             central: central.clone(),
+            coordinator: Coordinator::new(Random::new(seed, 6), plan.coordinator_ns),
             trace: Trace::new(trace),
             random: Random::new(seed, 2),
             plan: plan.clone(),
@@ -104,12 +103,12 @@ impl World {
             users: Users::new(&plan),
             out,
             unpublished: BTreeMap::new(),
-            director: Director::new(&plan),
             random: Random::new(seed, 5),
             calm: false,
             calm_at_ns: plan.length_ns,
             well_since_ns: None,
             faults: 0,
+            moves: 0,
             done: false,
         };
         for node in &plan.nodes {
@@ -166,7 +165,7 @@ impl World {
             changes: self.out.checker.changes(),
             acked: self.out.checker.acked_total,
             faults: self.faults,
-            moves: self.director.moves,
+            moves: self.moves,
             recovery_ns: self.well_since_ns.map_or(0, |at| at.saturating_sub(self.calm_at_ns)),
             fingerprint: *hasher.finalize().as_bytes(),
         }
@@ -195,6 +194,30 @@ impl World {
                 self.out.say(format_args!("n{from} to n{to} is free"));
                 self.out.net.unblock(from, to, &mut self.out.queue);
             }
+            Event::Word { from, to, inputs } => {
+                let index = self.index(to);
+                if !self.out.net.is_blocked(from, to)
+                    && let Some(agent) = &mut self.nodes[index].agent
+                {
+                    inputs.into_iter().for_each(|input| agent.told(input, &mut self.out));
+                }
+            }
+            Event::CoordArrives { request } => self.out.coordinator.arrives(*request, &mut self.out.queue),
+            Event::CoordAnswers { node, life, id, answer, sent_ns } => {
+                if self.out.coordinator.answers(node, life, id) {
+                    let rtt_ns = self.out.queue.now_ns() - sent_ns;
+                    self.tells(node, life, Input::Answered { id, answer, rtt_ns });
+                }
+            }
+            Event::CoordReads { node, life } => self.out.coordinator.reads(node, life, &mut self.out.queue),
+            Event::CoordTold { node, life, input } => self.tells(node, life, *input),
+            Event::CoordSilent { node } => self.out.coordinator.silent(node, &mut self.out.queue),
+            Event::CoordFree { node } => self.out.coordinator.unblock(node, &mut self.out.queue),
+            Event::CoordFast => {
+                self.out.coordinator.slow(0);
+                self.out.coordinator.lost_answers = 0;
+            }
+            Event::Heard { number, node, status } => self.heard(number, node, status),
             Event::CentralUp => self.out.central.set_down(false),
             Event::DiskFast { node } => {
                 let index = self.index(node);
@@ -235,8 +258,8 @@ impl World {
         let Some(agent) = self.nodes[index].agent.take() else { return };
         let node = agent.me;
         self.out.say(format_args!("n{node} agent {} dies: {why}", agent.life));
-        self.director.agent_died(&agent, &self.out.plan);
         drop(agent);
+        self.out.coordinator.leave(node);
         self.out.checker.log.forget_pending(node);
         if !host_too {
             self.nodes[index].host.disk.process_died(&mut self.random);
@@ -246,11 +269,6 @@ impl World {
 
     fn start(&mut self, node: NodeId) {
         let index = self.index(node);
-        let told = if self.director.reaches(node, &self.out.net, &self.out.plan) {
-            self.director.assignments()
-        } else {
-            Vec::new()
-        };
         let Node { host, agent } = &mut self.nodes[index];
         if agent.is_some() || host.off {
             return;
@@ -259,7 +277,7 @@ impl World {
             self.out.queue.after(SECOND_NS / 10, Event::Start { node });
             return;
         }
-        match Agent::start(host, &mut self.out, &told) {
+        match Agent::start(host, &mut self.out) {
             Ok(started) => *agent = Some(started),
             Err(error) => {
                 // An administrator has to see to a journal that does not open; no fault of ours may cause that.
@@ -302,6 +320,7 @@ impl World {
         let host = &self.nodes[index].host;
         let mut trouble = host.trouble();
         trouble.down = host.off;
+        trouble.hung = false;
         trouble.refuses = None;
     }
 
@@ -354,12 +373,12 @@ impl World {
         }
         let pause = self.users.pause_ns();
         self.out.queue.after(pause, Event::User { account });
-        let Some(group) = self.out.plan.accounts.get(account).map(|account| account.group) else { return };
+        let Some(of) = self.out.plan.accounts.get(account).cloned() else { return };
+        let (group, name) = (of.group, of.name);
         let open: Vec<usize> = (0..self.nodes.len())
             .filter(|index| {
                 let host = &self.nodes[*index].host;
-                let until = host.ring.write_until_ns;
-                host.store_runs() && host.ring.serves.contains(&group) && host.clock.at(now).0 < until
+                host.store_runs() && host.ring.lets(group, &name, host.clock.boot(now).0)
             })
             .collect();
         let Some(index) = self.random.pick(&open).copied() else { return };
@@ -371,6 +390,7 @@ impl World {
                 let node = self.nodes[index].host.id;
                 self.out.say(format_args!("n{node} change {number}: {:?}", committed.op));
             }
+            self.nodes[index].host.ring.begin(&name);
             self.unpublished.insert(number, (index, committed));
             if delay == 0 {
                 self.publish(number);
@@ -397,7 +417,9 @@ impl World {
             number,
             waits: waits(committed.change.level),
         };
-        host.ring.publish(record);
+        host.ring.end(&record.account);
+        let boot_ns = host.clock.boot(self.out.queue.now_ns()).0;
+        host.ring.publish(record, boot_ns);
         if let Some(agent) = agent {
             agent.poke(&mut self.out);
         }
@@ -412,6 +434,7 @@ impl World {
                 && !ring_too
             {
                 let name = self.out.plan.accounts[committed.change.account].name.clone();
+                self.nodes[index].host.ring.end(&name);
                 self.nodes[index].host.ring.gaps.insert(name);
             }
         }
@@ -429,89 +452,41 @@ impl World {
             host.off || host.frozen != Frozen::Nothing || agent.is_none()
         };
         for (link, end) in self.out.net.silent(now, &mute) {
-            self.broken(link, end);
+            // Whoever gives up closes; the other end hears of it when something reaches it.
+            if let Some(node) = self.out.net.peer_of(link, 1 - end) {
+                self.out.net.close(link, node, &mut self.out.queue);
+                let index = self.index(node);
+                if let Some(agent) = &mut self.nodes[index].agent {
+                    agent.incoming(Incoming::Disconnected { link }, &mut self.out);
+                }
+            }
         }
-        self.direct();
+        self.out.coordinator.expire(&mut self.out.queue);
         if self.calm {
             self.look(now);
         }
     }
 
-    /// Whether all is well; and if it is for long enough, or is not for too long, the end.
-    fn look(&mut self, now: u64) {
-        if now < self.calm_at_ns + 2 * SECOND_NS {
+    /// Something for the decider of a node.
+    fn tells(&mut self, node: NodeId, life: u64, input: Input) {
+        let index = self.index(node);
+        if let Some(agent) = self.nodes[index].agent.as_mut().filter(|agent| agent.life == life) {
+            agent.told(input, &mut self.out);
+        }
+    }
+
+    /// A session hears its answer, which is none of success past the time until which its node may change mail.
+    fn heard(&mut self, number: u64, node: NodeId, status: Status) {
+        let index = self.index(node);
+        let host = &self.nodes[index].host;
+        if host.frozen == Frozen::All {
+            let again = Event::Heard { number, node, status };
+            self.out.queue.after(SECOND_NS / 100, again);
             return;
         }
-        match self.unwell() {
-            None => {
-                let since = *self.well_since_ns.get_or_insert(now);
-                if now - since >= QUIET_NS {
-                    self.done = true;
-                    self.last_check();
-                }
-            }
-            Some(why) => {
-                self.well_since_ns = None;
-                if now > self.calm_at_ns + RECOVERY_NS_MAX {
-                    self.out.checker.fail(format!(
-                        "not well {} s after the last fault: {why}",
-                        (now - self.calm_at_ns) / SECOND_NS
-                    ));
-                }
-            }
-        }
-    }
-
-    fn unwell(&self) -> Option<String> {
-        for Node { host, agent } in &self.nodes {
-            match agent {
-                None => return Some(format!("node {} has no agent", host.id)),
-                Some(agent) if !agent.is_quiet(host) => return Some(agent.unrest(host)),
-                Some(_) => {}
-            }
-        }
-        for assignment in self.director.assignments() {
-            let index = self.index(assignment.active);
-            let served = |agent: &Agent| agent.serves(assignment.group, assignment.epoch);
-            if !self.nodes[index].agent.as_ref().is_some_and(served) {
-                return Some(format!("nobody serves group {}", assignment.group));
-            }
-        }
-        self.difference()
-    }
-
-    fn difference(&self) -> Option<String> {
-        for account in &self.out.plan.accounts {
-            let assignment = self.director.assignment(account.group)?;
-            let view = |node: &NodeId| AccountView::of(&self.nodes[self.index(*node)].host.store, &account.name);
-            let active = view(&assignment.active)?;
-            for replica in &assignment.replicas {
-                let other = view(replica)?;
-                let found = active.difference(&other);
-                if found.is_none() != (active.digest == other.digest) {
-                    return Some(format!("{}: digests say otherwise than the checker: {found:?}", account.name));
-                }
-                if let Some(found) = found {
-                    return Some(format!("{} on nodes {} and {replica}: {found}", account.name, assignment.active));
-                }
-            }
-        }
-        None
-    }
-
-    fn last_check(&mut self) {
-        for assignment in self.director.assignments() {
-            if assignment.epoch.0 == 1 {
-                self.out.checker.settle_local(assignment.group);
-            }
-        }
-        for (number, account) in self.out.plan.clone().accounts.iter().enumerate() {
-            let Some(assignment) = self.director.assignment(account.group) else { continue };
-            let index = self.index(assignment.active);
-            let Some(view) = AccountView::of(&self.nodes[index].host.store, &account.name) else { continue };
-            if let Err(wrong) = self.out.checker.account(number, &view) {
-                self.out.checker.fail(format!("{}: {wrong}", account.name));
-            }
+        let open = host.ring.is_open(host.clock.boot(self.out.queue.now_ns()).0);
+        if matches!(status, Status::Durable | Status::Replicated) && open && !host.off {
+            self.out.checker.acked(number, status == Status::Replicated);
         }
     }
 }

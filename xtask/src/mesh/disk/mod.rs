@@ -182,7 +182,7 @@ fn failed(disk: &Path) -> bool {
     let text = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let of = |line: &&str| line.split(' ').nth(1).is_some_and(|at| unescaped(at) == disk);
     let flags = ["abort", "emergency_ro", "shutdown", "ro"];
-    text.lines().filter(of).last().is_some_and(|line| {
+    text.lines().rfind(of).is_some_and(|line| {
         line.split(' ').nth(3).is_some_and(|options| options.split(',').any(|option| flags.contains(&option)))
     })
 }
