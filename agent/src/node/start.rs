@@ -55,7 +55,7 @@ use crate::evidence::{self, EvidenceConfig, EvidenceThread};
 use crate::failover::{Input, budget};
 use crate::frame::FrameCodec;
 use crate::journal::{self, Journal, JournalConfig};
-use crate::ledger::file::Keeper;
+use crate::ledger::file::Keeper as LedgerKeeper;
 use crate::limits::{CAPTURE_QUEUE_MAX, EVENTS_MAX, JOURNAL_CACHE_BYTES, STORE_EXPORT_MS_MAX};
 use crate::merge::Forks;
 use crate::metrics::Metrics;
@@ -379,7 +379,7 @@ pub(super) fn start(loaded: Loaded) -> anyhow::Result<Started> {
         foreign_total: 0,
         quarantine_told: BTreeSet::new(),
         probes,
-        availability: Availability::new(Keeper::start(config.node.data_dir.join("availability"))?),
+        availability: Availability::new(LedgerKeeper::start(config.node.data_dir.join("availability"))?),
         lagging: super::routing::Laggings::default(),
         started: now,
         failure: None,
