@@ -2,8 +2,8 @@
 //!
 //! Owns: what an answer of the store means for the account. What can hurt: an operation over which the store dies;
 //! after two deaths operations go alone, so that the one at fault is known, and after [`POISON_TRIES_MAX`] at one place
-//! the account is set aside. Refuses: letting the account's trouble stop the group, and taking a store that dies now here,
-//! now there for one account's trouble.
+//! the account is set aside. Refuses: letting the account's trouble stop the group, and taking a store that dies now
+//! here, now there for one account's trouble.
 
 use understudy_types::id::{BlobId, MailboxGuid};
 use understudy_types::op::Op;
