@@ -116,7 +116,7 @@ mod tests {
         let settings = settings(1);
         let stages = check(&settings, 0).expect("nothing declared");
         let total = stages.ms_max();
-        assert_eq!(total, 3_350, "{stages:?}");
+        assert_eq!(total, 3_450, "{stages:?}");
         assert_eq!(check(&settings, total * MS).expect("fits exactly"), stages);
         let why = check(&settings, (total - 1) * MS).expect_err("too short");
         assert!(why.contains("store stall 2000 ms") && !why.contains("lease 1535"), "{why}");

@@ -38,7 +38,7 @@ impl<'a> Account<'a> {
     }
 
     pub(super) fn merge(mut self) -> Result<Count, String> {
-        let own = self.dump(false)?;
+        let mut own = self.dump(false)?;
         let content = self.ask(self.order.active, kind::CONTENT, self.name().as_bytes().to_vec())?;
         if content == target::content(own.clone()) {
             return Ok(self.count());
@@ -56,6 +56,15 @@ impl<'a> Account<'a> {
             left = describe(&planned.items[0]);
             self.bodies(&mut planned)?;
             self.send(&planned.items)?;
+            // What was made there in this merge is another history, even if its new UIDVALIDITY happens to be the old
+            // one: Dovecot counts them in seconds, and one that was made and deleted within them is given its own again.
+            for op in &planned.items {
+                if let Op::MailboxCreated { mailbox, .. } = op
+                    && let Some(mailbox) = own.mailboxes.get_mut(&mailbox.guid)
+                {
+                    mailbox.uid_validity = 0;
+                }
+            }
         }
         Err(format!("its active does not become whole: {left} is still missing"))
     }

@@ -206,9 +206,9 @@ fn both_sides_of_a_cut_become_one() {
     let done = until_done(&told);
     // here-1, here-2, gone-here, deep, and the copy in Work.
     let brought = 5 * u32::try_from(users.len()).expect("few");
-    assert!(matches!(done, MergeEvent::Done { accounts: 3, brought: b, .. } if b == brought), "{done:?}");
-
     let lines = merger.report(GROUP, Epoch(2)).expect("a report");
+    let as_asked = matches!(done, MergeEvent::Done { accounts: 3, brought: b, .. } if b == brought);
+    assert!(as_asked, "{done:?}: {lines:#?}");
     for user in &names {
         assert_eq!(subjects(&there, user, "INBOX"), ["both-1", "both-2", "both-3", "here-1", "here-2", "there-1"]);
         assert_eq!(subjects(&there, user, "Gone"), ["gone-here"], "{user}");
