@@ -121,7 +121,7 @@ mod tests {
         let why = check(&settings, (total - 1) * MS).expect_err("too short");
         assert!(why.contains("store stall 2000 ms") && !why.contains("lease 1535"), "{why}");
         let why = check(&settings, 1_000 * MS).expect_err("too short");
-        assert!(why.contains("lease 1535 ms") && why.contains("= 3350 ms"), "{why}");
+        assert!(why.contains("lease 1535 ms") && why.contains("= 3450 ms"), "{why}");
     }
 
     #[test]
