@@ -41,8 +41,10 @@ pub(super) fn put_right(target: &AccountState, current: &AccountState, live: &Li
         .filter(|(guid, (have, want))| have != want && !live.deleted.contains(guid))
         .collect();
     if wrong.values().all(|(have, want)| is_simple(have, want, &wrong, current)) {
-        let rename = |(guid, (have, want)): (&MailboxGuid, &(&str, &str))| rename(*guid, have, want);
-        return wrong.iter().map(rename).collect();
+        let mut simple: Vec<_> = wrong.iter().collect();
+        // Parents first: below a name that no mailbox has, the store makes one without mail, which then holds the name.
+        simple.sort_unstable_by_key(|(_, (_, want))| *want);
+        return simple.into_iter().map(|(guid, (have, want))| rename(*guid, have, want)).collect();
     }
     // What live operations made and the snapshot does not know is made again by them.
     let unknown = current.mailboxes.iter().filter(|(guid, _)| live.mailboxes.contains(guid));
