@@ -57,7 +57,7 @@ impl<'a> Account<'a> {
             self.bodies(&mut planned)?;
             self.send(&planned.items)?;
             // What was made there in this merge is another history, even if its new UIDVALIDITY happens to be the old
-            // one: Dovecot counts them in seconds, and one that was made and deleted within them is given its own again.
+            // one: Dovecot counts them in seconds, and one made and deleted within them may be given its own again.
             for op in &planned.items {
                 if let Op::MailboxCreated { mailbox, .. } = op
                     && let Some(mailbox) = own.mailboxes.get_mut(&mailbox.guid)
